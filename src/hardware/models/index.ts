@@ -1,0 +1,18 @@
+// All CPU models by key.
+import { clx } from "./clx.ts";
+import type { Bug, CpuModel, Feature } from "./model.ts";
+import { skx } from "./skx.ts";
+
+export const CPU_MODELS: readonly CpuModel[] = [skx, clx];
+
+export function findCpuModel(key: string): CpuModel | undefined {
+  return CPU_MODELS.find((model) => model.key === key);
+}
+
+export function hasBug(model: CpuModel, bug: Bug): boolean {
+  return model.bugs.includes(bug);
+}
+
+export function hasFeature(model: CpuModel, feature: Feature): boolean {
+  return model.features.includes(feature);
+}

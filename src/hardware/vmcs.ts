@@ -1,0 +1,273 @@
+// VMCS field encodings, control bits, exit reasons. SDM vol. 3, appendix B (fields), 26 (VMCS), appendix C (exit reasons).
+
+export type FieldWidth = 16 | 32 | 64 | "natural";
+
+/** Field encodings by their kernel names. */
+export const VMCS = {
+  VIRTUAL_PROCESSOR_ID: 0x0000,
+  GUEST_ES_SELECTOR: 0x0800,
+  GUEST_CS_SELECTOR: 0x0802,
+  GUEST_SS_SELECTOR: 0x0804,
+  GUEST_DS_SELECTOR: 0x0806,
+  GUEST_FS_SELECTOR: 0x0808,
+  GUEST_GS_SELECTOR: 0x080a,
+  GUEST_LDTR_SELECTOR: 0x080c,
+  GUEST_TR_SELECTOR: 0x080e,
+  HOST_ES_SELECTOR: 0x0c00,
+  HOST_CS_SELECTOR: 0x0c02,
+  HOST_SS_SELECTOR: 0x0c04,
+  HOST_DS_SELECTOR: 0x0c06,
+  HOST_FS_SELECTOR: 0x0c08,
+  HOST_GS_SELECTOR: 0x0c0a,
+  HOST_TR_SELECTOR: 0x0c0c,
+  IO_BITMAP_A: 0x2000,
+  IO_BITMAP_B: 0x2002,
+  MSR_BITMAP: 0x2004,
+  VM_EXIT_MSR_STORE_ADDR: 0x2006,
+  VM_EXIT_MSR_LOAD_ADDR: 0x2008,
+  VM_ENTRY_MSR_LOAD_ADDR: 0x200a,
+  TSC_OFFSET: 0x2010,
+  EPT_POINTER: 0x201a,
+  GUEST_PHYSICAL_ADDRESS: 0x2400,
+  VMCS_LINK_POINTER: 0x2800,
+  GUEST_IA32_DEBUGCTL: 0x2802,
+  GUEST_IA32_PAT: 0x2804,
+  GUEST_IA32_EFER: 0x2806,
+  HOST_IA32_PAT: 0x2c00,
+  HOST_IA32_EFER: 0x2c02,
+  PIN_BASED_VM_EXEC_CONTROL: 0x4000,
+  CPU_BASED_VM_EXEC_CONTROL: 0x4002,
+  EXCEPTION_BITMAP: 0x4004,
+  PAGE_FAULT_ERROR_CODE_MASK: 0x4006,
+  PAGE_FAULT_ERROR_CODE_MATCH: 0x4008,
+  CR3_TARGET_COUNT: 0x400a,
+  VM_EXIT_CONTROLS: 0x400c,
+  VM_EXIT_MSR_STORE_COUNT: 0x400e,
+  VM_EXIT_MSR_LOAD_COUNT: 0x4010,
+  VM_ENTRY_CONTROLS: 0x4012,
+  VM_ENTRY_MSR_LOAD_COUNT: 0x4014,
+  VM_ENTRY_INTR_INFO_FIELD: 0x4016,
+  VM_ENTRY_EXCEPTION_ERROR_CODE: 0x4018,
+  VM_ENTRY_INSTRUCTION_LEN: 0x401a,
+  SECONDARY_VM_EXEC_CONTROL: 0x401e,
+  VM_INSTRUCTION_ERROR: 0x4400,
+  VM_EXIT_REASON: 0x4402,
+  VM_EXIT_INTR_INFO: 0x4404,
+  VM_EXIT_INTR_ERROR_CODE: 0x4406,
+  IDT_VECTORING_INFO_FIELD: 0x4408,
+  IDT_VECTORING_ERROR_CODE: 0x440a,
+  VM_EXIT_INSTRUCTION_LEN: 0x440c,
+  VMX_INSTRUCTION_INFO: 0x440e,
+  GUEST_ES_LIMIT: 0x4800,
+  GUEST_CS_LIMIT: 0x4802,
+  GUEST_SS_LIMIT: 0x4804,
+  GUEST_DS_LIMIT: 0x4806,
+  GUEST_FS_LIMIT: 0x4808,
+  GUEST_GS_LIMIT: 0x480a,
+  GUEST_LDTR_LIMIT: 0x480c,
+  GUEST_TR_LIMIT: 0x480e,
+  GUEST_GDTR_LIMIT: 0x4810,
+  GUEST_IDTR_LIMIT: 0x4812,
+  GUEST_ES_AR_BYTES: 0x4814,
+  GUEST_CS_AR_BYTES: 0x4816,
+  GUEST_SS_AR_BYTES: 0x4818,
+  GUEST_DS_AR_BYTES: 0x481a,
+  GUEST_FS_AR_BYTES: 0x481c,
+  GUEST_GS_AR_BYTES: 0x481e,
+  GUEST_LDTR_AR_BYTES: 0x4820,
+  GUEST_TR_AR_BYTES: 0x4822,
+  GUEST_INTERRUPTIBILITY_INFO: 0x4824,
+  GUEST_ACTIVITY_STATE: 0x4826,
+  GUEST_SYSENTER_CS: 0x482a,
+  VMX_PREEMPTION_TIMER_VALUE: 0x482e,
+  HOST_IA32_SYSENTER_CS: 0x4c00,
+  CR0_GUEST_HOST_MASK: 0x6000,
+  CR4_GUEST_HOST_MASK: 0x6002,
+  CR0_READ_SHADOW: 0x6004,
+  CR4_READ_SHADOW: 0x6006,
+  EXIT_QUALIFICATION: 0x6400,
+  GUEST_LINEAR_ADDRESS: 0x640a,
+  GUEST_CR0: 0x6800,
+  GUEST_CR3: 0x6802,
+  GUEST_CR4: 0x6804,
+  GUEST_ES_BASE: 0x6806,
+  GUEST_CS_BASE: 0x6808,
+  GUEST_SS_BASE: 0x680a,
+  GUEST_DS_BASE: 0x680c,
+  GUEST_FS_BASE: 0x680e,
+  GUEST_GS_BASE: 0x6810,
+  GUEST_LDTR_BASE: 0x6812,
+  GUEST_TR_BASE: 0x6814,
+  GUEST_GDTR_BASE: 0x6816,
+  GUEST_IDTR_BASE: 0x6818,
+  GUEST_DR7: 0x681a,
+  GUEST_RSP: 0x681c,
+  GUEST_RIP: 0x681e,
+  GUEST_RFLAGS: 0x6820,
+  GUEST_PENDING_DBG_EXCEPTIONS: 0x6822,
+  GUEST_SYSENTER_ESP: 0x6824,
+  GUEST_SYSENTER_EIP: 0x6826,
+  HOST_CR0: 0x6c00,
+  HOST_CR3: 0x6c02,
+  HOST_CR4: 0x6c04,
+  HOST_FS_BASE: 0x6c06,
+  HOST_GS_BASE: 0x6c08,
+  HOST_TR_BASE: 0x6c0a,
+  HOST_GDTR_BASE: 0x6c0c,
+  HOST_IDTR_BASE: 0x6c0e,
+  HOST_IA32_SYSENTER_ESP: 0x6c10,
+  HOST_IA32_SYSENTER_EIP: 0x6c12,
+  HOST_RSP: 0x6c14,
+  HOST_RIP: 0x6c16,
+} as const;
+
+export type VmcsFieldName = keyof typeof VMCS;
+
+/** Width of a field, from bits 14:13 of its encoding (SDM vol. 3, 26.11.2). */
+export function vmcsFieldWidth(encoding: number): FieldWidth {
+  const widths = [16, 64, 32, "natural"] as const;
+  return widths[((encoding >> 13) & 3) as 0 | 1 | 2 | 3];
+}
+
+/** True for VM-exit information fields (type 1), which VMWRITE refuses. */
+export function isReadOnlyField(encoding: number): boolean {
+  return ((encoding >> 10) & 3) === 1;
+}
+
+// Pin-based controls. SDM vol. 3, table 26-5.
+export const PIN_BASED_EXT_INTR_MASK = 1 << 0;
+export const PIN_BASED_NMI_EXITING = 1 << 3;
+export const PIN_BASED_VIRTUAL_NMIS = 1 << 5;
+export const PIN_BASED_VMX_PREEMPTION_TIMER = 1 << 6;
+// Primary processor-based controls. Table 26-6.
+export const CPU_BASED_INTR_WINDOW_EXITING = 1 << 2;
+export const CPU_BASED_USE_TSC_OFFSETTING = 1 << 3;
+export const CPU_BASED_HLT_EXITING = 1 << 7;
+export const CPU_BASED_INVLPG_EXITING = 1 << 9;
+export const CPU_BASED_MWAIT_EXITING = 1 << 10;
+export const CPU_BASED_RDPMC_EXITING = 1 << 11;
+export const CPU_BASED_RDTSC_EXITING = 1 << 12;
+export const CPU_BASED_CR3_LOAD_EXITING = 1 << 15;
+export const CPU_BASED_CR3_STORE_EXITING = 1 << 16;
+export const CPU_BASED_CR8_LOAD_EXITING = 1 << 19;
+export const CPU_BASED_CR8_STORE_EXITING = 1 << 20;
+export const CPU_BASED_NMI_WINDOW_EXITING = 1 << 22;
+export const CPU_BASED_MOV_DR_EXITING = 1 << 23;
+export const CPU_BASED_UNCOND_IO_EXITING = 1 << 24;
+export const CPU_BASED_USE_IO_BITMAPS = 1 << 25;
+export const CPU_BASED_USE_MSR_BITMAPS = 1 << 28;
+export const CPU_BASED_MONITOR_EXITING = 1 << 29;
+export const CPU_BASED_PAUSE_EXITING = 1 << 30;
+export const CPU_BASED_ACTIVATE_SECONDARY_CONTROLS = 0x80000000;
+// Secondary processor-based controls. Table 26-7.
+export const SECONDARY_EXEC_ENABLE_EPT = 1 << 1;
+export const SECONDARY_EXEC_DESC = 1 << 2;
+export const SECONDARY_EXEC_ENABLE_RDTSCP = 1 << 3;
+export const SECONDARY_EXEC_ENABLE_VPID = 1 << 5;
+export const SECONDARY_EXEC_WBINVD_EXITING = 1 << 6;
+export const SECONDARY_EXEC_UNRESTRICTED_GUEST = 1 << 7;
+export const SECONDARY_EXEC_ENABLE_INVPCID = 1 << 12;
+// VM-exit controls. Table 26-13.
+export const VM_EXIT_SAVE_DEBUG_CONTROLS = 1 << 2;
+export const VM_EXIT_HOST_ADDR_SPACE_SIZE = 1 << 9;
+export const VM_EXIT_ACK_INTR_ON_EXIT = 1 << 15;
+export const VM_EXIT_SAVE_IA32_PAT = 1 << 18;
+export const VM_EXIT_LOAD_IA32_PAT = 1 << 19;
+export const VM_EXIT_SAVE_IA32_EFER = 1 << 20;
+export const VM_EXIT_LOAD_IA32_EFER = 1 << 21;
+// VM-entry controls. Table 26-15.
+export const VM_ENTRY_LOAD_DEBUG_CONTROLS = 1 << 2;
+export const VM_ENTRY_IA32E_MODE = 1 << 9;
+export const VM_ENTRY_LOAD_IA32_PAT = 1 << 14;
+export const VM_ENTRY_LOAD_IA32_EFER = 1 << 15;
+
+/** Basic exit reasons. SDM vol. 3, appendix C. */
+export const EXIT_REASON = {
+  EXCEPTION_NMI: 0,
+  EXTERNAL_INTERRUPT: 1,
+  TRIPLE_FAULT: 2,
+  INIT_SIGNAL: 3,
+  SIPI_SIGNAL: 4,
+  INTERRUPT_WINDOW: 7,
+  NMI_WINDOW: 8,
+  TASK_SWITCH: 9,
+  CPUID: 10,
+  HLT: 12,
+  INVD: 13,
+  INVLPG: 14,
+  RDPMC: 15,
+  RDTSC: 16,
+  VMCALL: 18,
+  VMCLEAR: 19,
+  VMLAUNCH: 20,
+  VMPTRLD: 21,
+  VMPTRST: 22,
+  VMREAD: 23,
+  VMRESUME: 24,
+  VMWRITE: 25,
+  VMOFF: 26,
+  VMON: 27,
+  CR_ACCESS: 28,
+  DR_ACCESS: 29,
+  IO_INSTRUCTION: 30,
+  MSR_READ: 31,
+  MSR_WRITE: 32,
+  INVALID_STATE: 33,
+  MSR_LOAD_FAIL: 34,
+  MWAIT_INSTRUCTION: 36,
+  MONITOR_TRAP_FLAG: 37,
+  MONITOR_INSTRUCTION: 39,
+  PAUSE_INSTRUCTION: 40,
+  GDTR_IDTR: 46,
+  LDTR_TR: 47,
+  EPT_VIOLATION: 48,
+  EPT_MISCONFIG: 49,
+  INVEPT: 50,
+  RDTSCP: 51,
+  PREEMPTION_TIMER: 52,
+  INVVPID: 53,
+  WBINVD: 54,
+  XSETBV: 55,
+  INVPCID: 58,
+} as const;
+
+export type ExitReasonName = keyof typeof EXIT_REASON;
+
+/** Set in the exit reason when VM entry failed its guest-state checks. */
+export const VMX_EXIT_REASONS_FAILED_VMENTRY = 0x80000000;
+
+/** VM-instruction errors. SDM vol. 3, 31.4. */
+export const VMXERR_VMCLEAR_INVALID_ADDRESS = 2;
+export const VMXERR_VMLAUNCH_NONCLEAR_VMCS = 4;
+export const VMXERR_VMRESUME_NONLAUNCHED_VMCS = 5;
+export const VMXERR_ENTRY_INVALID_CONTROL_FIELD = 7;
+export const VMXERR_ENTRY_INVALID_HOST_STATE_FIELD = 8;
+export const VMXERR_VMPTRLD_INVALID_ADDRESS = 9;
+export const VMXERR_VMPTRLD_INCORRECT_VMCS_REVISION_ID = 11;
+export const VMXERR_UNSUPPORTED_VMCS_COMPONENT = 12;
+export const VMXERR_VMWRITE_READ_ONLY_VMCS_COMPONENT = 13;
+
+// Interruption information (exit, entry, IDT vectoring). SDM vol. 3, 26.9.2.
+export const INTR_INFO_VALID_MASK = 0x80000000;
+export const INTR_INFO_DELIVER_CODE_MASK = 0x800;
+export const INTR_INFO_TYPE_MASK = 0x700;
+export const INTR_TYPE_EXT_INTR = 0 << 8;
+export const INTR_TYPE_NMI_INTR = 2 << 8;
+export const INTR_TYPE_HARD_EXCEPTION = 3 << 8;
+export const INTR_TYPE_SOFT_INTR = 4 << 8;
+export const INTR_TYPE_SOFT_EXCEPTION = 6 << 8;
+
+// Interruptibility state. SDM vol. 3, table 26-3.
+export const GUEST_INTR_STATE_STI = 1 << 0;
+export const GUEST_INTR_STATE_MOV_SS = 1 << 1;
+export const GUEST_INTR_STATE_NMI = 1 << 3;
+
+/** Qualification of an EPT violation. SDM vol. 3, table 29-7. */
+export const EPT_VIOLATION_ACC_READ = 1 << 0;
+export const EPT_VIOLATION_ACC_WRITE = 1 << 1;
+export const EPT_VIOLATION_ACC_INSTR = 1 << 2;
+export const EPT_VIOLATION_READABLE = 1 << 3;
+export const EPT_VIOLATION_WRITABLE = 1 << 4;
+export const EPT_VIOLATION_EXECUTABLE = 1 << 5;
+export const EPT_VIOLATION_GVA_IS_VALID = 1 << 7;
+export const EPT_VIOLATION_GVA_TRANSLATED = 1 << 8;
