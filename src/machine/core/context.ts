@@ -1,0 +1,157 @@
+// Context generations: a small number that stands for everything on which a cached translation depends (CPU, CR3, EPT pointer, VPID,
+// paging-control bits, privilege). Soft-TLB and jump-cache tags carry it, so that a switch of address space or privilege costs one
+// store and no flush. A generation is never used again for something else until all soft translations are discarded.
+import { AC } from "./flags.ts";
+import {
+  CONTEXT_BASE,
+  CONTEXT_BYTES,
+  CONTEXT_KEY_CR3,
+  CONTEXT_KEY_EPTP,
+  CONTEXT_KEY_MODE,
+  CONTEXTS_REGION,
+  CPU_CONTEXT_BASE,
+  CPU_CPL,
+  CPU_CPU_ID,
+  CPU_CR0,
+  CPU_CR3,
+  CPU_CR4,
+  CPU_EFER,
+  CPU_EPTP,
+  CPU_GENERATION,
+  CPU_GUEST_MODE,
+  CPU_RFLAGS,
+  CPU_VPID,
+  GENERATION_STEP,
+  MAX_CONTEXTS,
+  MODE_SUPERVISOR,
+  MODE_SUPERVISOR_AC,
+  MODE_USER,
+  SHARED_NEXT_GENERATION,
+  SOFT_BYTES,
+  SOFT_EXECUTE,
+  SOFT_READ,
+  SOFT_TLB_ENTRIES,
+  SOFT_TLB_REGION,
+  SOFT_WRITE,
+} from "./layout.gen.ts";
+
+export const CR0_PE: u64 = 1;
+export const CR0_TS: u64 = 8;
+export const CR0_WP: u64 = 0x10000;
+export const CR0_PG: u64 = 0x80000000;
+export const CR4_TSD: u64 = 0x4;
+export const CR4_PGE: u64 = 0x80;
+export const CR4_FSGSBASE: u64 = 0x10000;
+export const CR4_PCIDE: u64 = 0x20000;
+export const CR4_SMEP: u64 = 0x100000;
+export const CR4_SMAP: u64 = 0x200000;
+export const EFER_SCE: u64 = 1;
+export const EFER_LMA: u64 = 0x400;
+export const EFER_NXE: u64 = 0x800;
+
+const LAST_GENERATION: u32 = 4096 - GENERATION_STEP;
+const PROBES: u32 = 8;
+
+function mode(): u32 {
+  const cr0 = load<u64>(CPU_CR0);
+  const cr4 = load<u64>(CPU_CR4);
+  let word: u32 = load<u32>(CPU_CPU_ID) | (load<u32>(CPU_VPID) << 8);
+  if (cr0 & CR0_PG) word |= 0x1000000;
+  if (cr0 & CR0_WP) word |= 0x2000000;
+  if (cr4 & CR4_PGE) word |= 0x4000000;
+  if (cr4 & CR4_PCIDE) word |= 0x8000000;
+  if (cr4 & CR4_SMEP) word |= 0x10000000;
+  if (cr4 & CR4_SMAP) word |= 0x20000000;
+  if (load<u64>(CPU_EFER) & EFER_NXE) word |= 0x40000000;
+  return word;
+}
+
+function eptKey(): u64 {
+  return load<u32>(CPU_GUEST_MODE) !== 0 ? load<u64>(CPU_EPTP) : 0;
+}
+
+/** Finds or makes the generations of the current context. Call after any change of what the key holds. */
+export function refreshContext(): void {
+  const cr3 = load<u64>(CPU_CR3);
+  const eptp = eptKey();
+  const word = mode();
+  const start = (((cr3 >> 12) as u32) ^ ((cr3 as u32) & 0xfff) ^ ((eptp >> 12) as u32) ^ word) & (MAX_CONTEXTS - 1);
+  let free: u32 = 0;
+  for (let n: u32 = 0; n < PROBES; n++) {
+    const entry = CONTEXTS_REGION + ((start + n) & (MAX_CONTEXTS - 1)) * CONTEXT_BYTES;
+    if (load<u32>(entry, CONTEXT_BASE) === 0) {
+      if (free === 0) free = entry;
+    } else if (
+      load<u64>(entry, CONTEXT_KEY_CR3) === cr3 &&
+      load<u64>(entry, CONTEXT_KEY_EPTP) === eptp &&
+      load<u32>(entry, CONTEXT_KEY_MODE) === word
+    ) {
+      store<u32>(CPU_CONTEXT_BASE, load<u32>(entry, CONTEXT_BASE));
+      refreshMode();
+      return;
+    }
+  }
+  // All probes taken: the one whose turn it is gives way. Its generations are not used again, so nothing stale can match.
+  if (free === 0)
+    free = CONTEXTS_REGION + ((start + (load<u32>(SHARED_NEXT_GENERATION) & (PROBES - 1))) & (MAX_CONTEXTS - 1)) * CONTEXT_BYTES;
+  let base = load<u32>(SHARED_NEXT_GENERATION);
+  if (base >= LAST_GENERATION) {
+    discardSoftTranslations();
+    base = GENERATION_STEP;
+  }
+  store<u32>(SHARED_NEXT_GENERATION, base + GENERATION_STEP);
+  store<u64>(free, cr3, CONTEXT_KEY_CR3);
+  store<u64>(free, eptp, CONTEXT_KEY_EPTP);
+  store<u32>(free, word, CONTEXT_KEY_MODE);
+  store<u32>(free, base, CONTEXT_BASE);
+  store<u32>(CPU_CONTEXT_BASE, base);
+  refreshMode();
+}
+
+/** Recomputes the generation after a change of CPL or RFLAGS.AC. */
+export function refreshMode(): void {
+  let bits: u32 = MODE_SUPERVISOR;
+  if (load<u32>(CPU_CPL) === 3) bits = MODE_USER;
+  else if (load<u64>(CPU_RFLAGS) & AC && load<u64>(CPU_CR4) & CR4_SMAP) bits = MODE_SUPERVISOR_AC;
+  store<u64>(CPU_GENERATION, (load<u32>(CPU_CONTEXT_BASE) + bits) as u64);
+}
+
+/** The generation of a supervisor access made for the kernel by the host. With SMAP it acts as after STAC for user addresses. */
+export function hostGeneration(va: i64): u64 {
+  const lifts = va >= 0 && (load<u64>(CPU_CR4) & CR4_SMAP) !== 0;
+  return (load<u32>(CPU_CONTEXT_BASE) + (lifts ? MODE_SUPERVISOR_AC : MODE_SUPERVISOR)) as u64;
+}
+
+/** Empties the soft TLB and forgets all generations. The caller refreshes the context of the active CPU. */
+export function discardSoftTranslations(): void {
+  memory.fill(CONTEXTS_REGION, 0, MAX_CONTEXTS * CONTEXT_BYTES);
+  memory.fill(SOFT_TLB_REGION, 0xff, SOFT_TLB_ENTRIES * SOFT_BYTES);
+  store<u32>(SHARED_NEXT_GENERATION, GENERATION_STEP);
+}
+
+/** Retires the generations of contexts of this CPU whose CR3 carries `pcid` (all of them if negative). */
+export function retireContexts(pcid: i32): void {
+  for (let n: u32 = 0; n < (MAX_CONTEXTS as u32); n++) {
+    const entry = CONTEXTS_REGION + n * CONTEXT_BYTES;
+    if (load<u32>(entry, CONTEXT_BASE) === 0) continue;
+    if ((load<u32>(entry, CONTEXT_KEY_MODE) & 0xff) !== load<u32>(CPU_CPU_ID)) continue;
+    if (pcid >= 0 && ((load<u64>(entry, CONTEXT_KEY_CR3) as i32) & 0xfff) !== pcid) continue;
+    store<u32>(entry, 0, CONTEXT_BASE);
+  }
+}
+
+/** Drops what the soft TLB holds of one page of `shift` (12, 21, 30), whatever the context. */
+export function dropSoftPage(page: u64, shift: u32): void {
+  if (shift === 12) {
+    dropIfInside(SOFT_TLB_REGION + (((page >> 12) as u32) & (SOFT_TLB_ENTRIES - 1)) * SOFT_BYTES, page, 12);
+    return;
+  }
+  for (let n: u32 = 0; n < (SOFT_TLB_ENTRIES as u32); n++) dropIfInside(SOFT_TLB_REGION + n * SOFT_BYTES, page, shift);
+}
+
+function dropIfInside(entry: u32, page: u64, shift: u32): void {
+  const number = page >> shift;
+  if (load<u64>(entry, SOFT_READ) >> shift === number) store<i64>(entry, -1, SOFT_READ);
+  if (load<u64>(entry, SOFT_WRITE) >> shift === number) store<i64>(entry, -1, SOFT_WRITE);
+  if (load<u64>(entry, SOFT_EXECUTE) >> shift === number) store<i64>(entry, -1, SOFT_EXECUTE);
+}

@@ -1,0 +1,223 @@
+// One decoded instruction as plain numbers. Reading a field of an iced-x86 Instruction is a call into its WebAssembly, so each is read
+// once, here; everything after works on this record. Records are reused: translation allocates nothing per instruction.
+import { type Instruction, MemorySize, MemorySizeExt, OpKind, Register } from "iced-x86";
+import { FS_BASE, GS_BASE, PAGE_BASE, ZERO } from "./ir.ts";
+import { registerOffset, registerSize, SIZE_8, SIZE_16, SIZE_32, SIZE_64, type SizeIndex } from "./registers.ts";
+
+/** Kinds of operands after decoding. */
+export const NONE = 0;
+export const REG = 1;
+export const MEM = 2;
+export const IMM = 3;
+export const BRANCH = 4;
+/** Implicit string operands. */
+export const STRING = 5;
+export type OperandKind = 0 | 1 | 2 | 3 | 4 | 5;
+
+/** Where the decoder is told that byte 0 of the page is: any number far from overflow, so that targets are page-relative. */
+export const DECODE_BASE = 0x4000_0000_0000;
+const DECODE_BASE_BIG = BigInt(DECODE_BASE);
+
+export interface Decoded {
+  mnemonic: number;
+  /** Page offset of the first byte. */
+  offset: number;
+  length: number;
+  /** offset + length: page offset of the next instruction (may exceed the page). */
+  end: number;
+  opCount: number;
+  readonly kinds: [OperandKind, OperandKind, OperandKind, OperandKind];
+  /** Decoder's register numbers. */
+  readonly registers: [number, number, number, number];
+  /** Sign-extended immediate, if it fits 32 bits. */
+  imm: number;
+  /** Second immediate (ENTER). */
+  imm2: number;
+  /** A 64-bit immediate or absolute address, as halves; wide says whether it does not fit 32 signed bits. */
+  immLow: number;
+  immHigh: number;
+  immWide: boolean;
+  /** Branch target, page-relative. */
+  target: number;
+  // Memory operand: byte offsets of registers.
+  base: number;
+  index: number;
+  scale: number;
+  disp: number;
+  /** disp does not fit 32 bits: immLow and immHigh hold it. */
+  dispWide: boolean;
+  /** FS_BASE or GS_BASE, or ZERO. */
+  segment: number;
+  /** 67h: the sum is cut to 32 bits. */
+  address32: boolean;
+  /** Of the memory operand: log2 of the bytes if 1, 2, 4, 8. */
+  memorySize: SizeIndex;
+  memoryBytes: number;
+  repeats: boolean;
+  repeatsNe: boolean;
+  flagsRead: number;
+  flagsModified: number;
+  /** Set by the liveness pass: nobody reads the flags that this instruction sets. */
+  flagsDead: boolean;
+}
+
+/** The six arithmetic flags among the decoder's RflagsBits. */
+export const ARITHMETIC_FLAGS = 0x3f;
+
+export function newDecoded(): Decoded {
+  return {
+    mnemonic: 0,
+    offset: 0,
+    length: 0,
+    end: 0,
+    opCount: 0,
+    kinds: [NONE, NONE, NONE, NONE],
+    registers: [0, 0, 0, 0],
+    imm: 0,
+    imm2: 0,
+    immLow: 0,
+    immHigh: 0,
+    immWide: false,
+    target: 0,
+    base: ZERO,
+    index: ZERO,
+    scale: 0,
+    disp: 0,
+    dispWide: false,
+    segment: ZERO,
+    address32: false,
+    memorySize: SIZE_64,
+    memoryBytes: 0,
+    repeats: false,
+    repeatsNe: false,
+    flagsRead: 0,
+    flagsModified: 0,
+    flagsDead: false,
+  };
+}
+
+const memoryBytes = new Uint8Array(256);
+for (const value of Object.values(MemorySize))
+  if (typeof value === "number" && value < 256) memoryBytes[value] = Math.min(MemorySizeExt.size(value), 255);
+
+/** Copies the fields of `from`, an instruction at page offset `offset`, into `to`. */
+export function readInstruction(from: Instruction, offset: number, to: Decoded): void {
+  to.mnemonic = from.mnemonic;
+  to.offset = offset;
+  to.length = from.length;
+  to.end = offset + to.length;
+  to.opCount = Math.min(from.opCount, 4);
+  to.flagsRead = from.rflagsRead & ARITHMETIC_FLAGS;
+  to.flagsModified = from.rflagsModified & ARITHMETIC_FLAGS;
+  to.segment = ZERO;
+  to.address32 = false;
+  for (let n = 0; n < 4; n++) {
+    if (n >= to.opCount) {
+      to.kinds[n] = NONE;
+      continue;
+    }
+    readOperand(from, n, to);
+  }
+}
+
+function readOperand(from: Instruction, n: number, to: Decoded): void {
+  const kind = from.opKind(n);
+  switch (kind) {
+    case OpKind.Register:
+      to.kinds[n] = REG;
+      to.registers[n] = from.opRegister(n);
+      return;
+    case OpKind.Memory:
+      to.kinds[n] = MEM;
+      readMemory(from, to);
+      return;
+    case OpKind.NearBranch16:
+    case OpKind.NearBranch32:
+    case OpKind.NearBranch64:
+      to.kinds[n] = BRANCH;
+      to.target = Number(BigInt.asIntN(64, from.nearBranchTarget - DECODE_BASE_BIG));
+      return;
+    case OpKind.Immediate8:
+      setImmediate(to, n, (from.immediate8 << 24) >> 24);
+      return;
+    case OpKind.Immediate8_2nd:
+      to.kinds[n] = IMM;
+      to.imm2 = from.immediate8_2nd;
+      return;
+    case OpKind.Immediate16:
+      setImmediate(to, n, (from.immediate16 << 16) >> 16);
+      return;
+    case OpKind.Immediate8to16:
+    case OpKind.Immediate8to32:
+    case OpKind.Immediate8to64:
+      setImmediate(to, n, (from.immediate8 << 24) >> 24);
+      return;
+    case OpKind.Immediate32:
+    case OpKind.Immediate32to64:
+      setImmediate(to, n, from.immediate32 | 0);
+      return;
+    case OpKind.Immediate64: {
+      const value = from.immediate64;
+      to.kinds[n] = IMM;
+      to.immLow = Number(BigInt.asIntN(32, value));
+      to.immHigh = Number(BigInt.asIntN(32, value >> 32n));
+      to.immWide = to.immHigh !== to.immLow >> 31;
+      to.imm = to.immLow;
+      return;
+    }
+    default:
+      // String operands (and far branches, which 64-bit mode does not have).
+      to.kinds[n] = STRING;
+      to.address32 ||= kind === OpKind.MemorySegESI || kind === OpKind.MemoryESEDI;
+      if (to.segment === ZERO) to.segment = segmentBase(from.segmentPrefix);
+      to.repeats = from.hasRepePrefix;
+      to.repeatsNe = from.hasRepnePrefix;
+      return;
+  }
+}
+
+function setImmediate(to: Decoded, n: number, value: number): void {
+  to.kinds[n] = IMM;
+  to.imm = value;
+  to.immLow = value;
+  to.immHigh = value >> 31;
+  to.immWide = false;
+}
+
+function segmentBase(register: number): number {
+  return register === Register.FS ? FS_BASE : register === Register.GS ? GS_BASE : ZERO;
+}
+
+function readMemory(from: Instruction, to: Decoded): void {
+  const base = from.memoryBase;
+  const index = from.memoryIndex;
+  to.address32 = isDword(base) || isDword(index) || (base === Register.None && index === Register.None && from.memoryDisplSize === 4);
+  to.base = registerOffset(base);
+  to.index = registerOffset(index);
+  to.scale = from.memoryIndexScale === 1 ? 0 : Math.log2(from.memoryIndexScale);
+  to.segment = segmentBase(from.memorySegment);
+  // With 32-bit addresses the decoder gives the displacement zero-extended; as part of a sum that is cut to 32 bits it may be signed.
+  let displacement = BigInt.asIntN(to.address32 ? 32 : 64, from.memoryDisplacement);
+  if (base === Register.RIP || base === Register.EIP) {
+    displacement -= DECODE_BASE_BIG;
+    to.base = PAGE_BASE;
+    to.address32 = base === Register.EIP;
+  }
+  to.immLow = Number(BigInt.asIntN(32, displacement));
+  to.immHigh = Number(BigInt.asIntN(32, displacement >> 32n));
+  to.disp = to.immLow;
+  to.dispWide = to.immHigh !== to.immLow >> 31;
+  to.memoryBytes = memoryBytes[from.memorySize] ?? 0;
+  to.memorySize = to.memoryBytes === 1 ? SIZE_8 : to.memoryBytes === 2 ? SIZE_16 : to.memoryBytes === 4 ? SIZE_32 : SIZE_64;
+}
+
+function isDword(register: number): boolean {
+  return register !== Register.None && registerSize(register) === SIZE_32 && register >= Register.EAX && register <= Register.R15D;
+}
+
+/** Size of the operation of a two-operand instruction: of its first register, else of its memory operand. */
+export function operandSize(i: Decoded): SizeIndex {
+  if (i.kinds[0] === REG) return registerSize(i.registers[0]);
+  if (i.kinds[1] === REG) return registerSize(i.registers[1]);
+  return i.memorySize;
+}

@@ -1,0 +1,283 @@
+// Writes micro-ops, their sites and block headers into the linear memory of the core. Typed arrays and integers only.
+import {
+  BLOCK_BYTES,
+  BLOCK_FLAGS,
+  BLOCK_FRAME,
+  BLOCK_LIMIT,
+  BLOCK_MODE,
+  BLOCK_NEXT,
+  BLOCK_OFFSET,
+  CODE_REGION,
+  FRAME_BLOCKS_REGION,
+  FRAME_LINES_REGION,
+  SHARED_CODE_TOP,
+  SITE_FIRST,
+  SITE_INDEX,
+  SITE_LENGTH,
+  SITE_OFFSET,
+  SITES_REGION,
+  UOP_BASE,
+  UOP_COUNT,
+  UOP_DISP,
+  UOP_DST,
+  UOP_FLAG_FIRST,
+  UOP_FLAGS,
+  UOP_IMM,
+  UOP_INDEX,
+  UOP_KEY,
+  UOP_LINK,
+  UOP_NEXT_OFFSET,
+  UOP_OP,
+  UOP_SCALE,
+  UOP_SRC,
+} from "../core/layout.gen.ts";
+import type { Decoded } from "./decode.ts";
+import { TEMP0, ZERO } from "./ir.ts";
+import { opNumber } from "./op-table.ts";
+
+const LEA32 = opNumber("lea32");
+const LEA64 = opNumber("lea64");
+const MOV64_IMM64 = opNumber("mov64_imm64");
+const LINK_STUB = opNumber("link_stub");
+const FAR_JUMP = opNumber("far_jump");
+
+const PAGE_BYTES = 4096;
+export const PLAIN_BYTES = 16;
+export const BRANCH_BYTES = 32;
+/** Slots of the two links in a branch. */
+export const NOT_TAKEN = UOP_LINK;
+export const TAKEN = UOP_LINK + 4;
+
+interface PendingLink {
+  source: number;
+  slot: number;
+  /** Page-relative target. */
+  target: number;
+}
+
+export class MicroOpWriter {
+  private readonly view: DataView;
+  /** Address of the next micro-op. */
+  pc = 0;
+  private block = 0;
+  private frame = 0;
+  private first = false;
+  private siteOffset = 0;
+  private siteLength = 0;
+  /** Instructions of the current segment before this one. */
+  count = 0;
+  private pending: PendingLink[] = [];
+
+  constructor(view: DataView) {
+    this.view = view;
+  }
+
+  beginBlock(offset: number, step: boolean, frame: number): void {
+    const { view } = this;
+    this.block = view.getUint32(SHARED_CODE_TOP, true);
+    this.frame = frame;
+    view.setUint16(this.block + BLOCK_OFFSET, offset, true);
+    view.setUint8(this.block + BLOCK_MODE, step ? 1 : 0);
+    view.setUint8(this.block + BLOCK_FLAGS, 0);
+    view.setUint32(this.block + BLOCK_FRAME, frame >>> 0, true);
+    this.pc = this.block + BLOCK_BYTES;
+    this.count = 0;
+    this.pending = [];
+  }
+
+  /** Entry of the block that is being written. */
+  get entry(): number {
+    return this.block + BLOCK_BYTES;
+  }
+
+  beginInstruction(i: Decoded): void {
+    this.first = true;
+    this.siteOffset = i.offset;
+    this.siteLength = i.length;
+  }
+
+  /** What follows belongs to no instruction, but stands where the one at `offset` begins. */
+  between(offset: number): void {
+    this.first = false;
+    this.siteOffset = offset & (PAGE_BYTES - 1);
+    this.siteLength = 0;
+  }
+
+  /** A micro-op without a memory operand. Returns its address. */
+  emit(op: number, dst = ZERO, src = ZERO, imm = 0): number {
+    return this.write(op, dst, src, ZERO, ZERO, 0, 0, imm, PLAIN_BYTES);
+  }
+
+  /** A micro-op with a 64-bit immediate. */
+  emitImmediate64(op: number, dst: number, low: number, high: number): number {
+    return this.write(op, dst, ZERO, ZERO, ZERO, 0, low, high, PLAIN_BYTES);
+  }
+
+  /** A micro-op with the memory operand of `i`. */
+  emitMemory(op: number, dst: number, src: number, i: Decoded, imm = 0): number {
+    const bytes = PLAIN_BYTES;
+    if (i.dispWide) return this.emitWideAddress(op, dst, src, i, imm);
+    let { base, index, scale, disp } = i;
+    if (i.address32) {
+      this.write(LEA32, TEMP0, ZERO, base, index, scale, disp, 0, PLAIN_BYTES);
+      base = TEMP0;
+      index = i.segment;
+      scale = 0;
+      disp = 0;
+    } else if (i.segment !== ZERO) {
+      if (base === ZERO) base = i.segment;
+      else if (index === ZERO) {
+        index = base;
+        scale = 0;
+        base = i.segment;
+      } else {
+        this.write(LEA64, TEMP0, ZERO, i.segment, base, 0, disp, 0, PLAIN_BYTES);
+        base = TEMP0;
+        disp = 0;
+      }
+    }
+    return this.write(op, dst, src, base, index, scale, disp, imm, bytes);
+  }
+
+  /** An absolute 64-bit address (MOV with moffs). */
+  private emitWideAddress(op: number, dst: number, src: number, i: Decoded, imm: number): number {
+    this.write(MOV64_IMM64, TEMP0, ZERO, ZERO, ZERO, 0, i.immLow, i.immHigh, PLAIN_BYTES);
+    return this.write(op, dst, src, TEMP0, i.segment, 0, 0, imm, PLAIN_BYTES);
+  }
+
+  /** The address of the memory operand of `i`, without its segment (LEA). `size32`: cut to 32 bits. */
+  emitAddress(op: number, dst: number, i: Decoded): number {
+    return this.write(op, dst, ZERO, i.base, i.index, i.scale, i.disp, 0, PLAIN_BYTES);
+  }
+
+  /** A branch; the current instruction is the last of its segment. Links are still to be set. */
+  emitBranch(op: number, i: Decoded, dst = ZERO, src = ZERO, imm = 0, disp = 0): number {
+    const pc = this.write(op, dst, src, ZERO, ZERO, 0, disp, imm, BRANCH_BYTES);
+    this.finishBranch(pc, i.end, this.count + 1);
+    return pc;
+  }
+
+  /** A branch with the memory operand of `i` (JMP through memory). */
+  emitBranchMemory(op: number, i: Decoded): number {
+    const pc = this.emitMemory(op, ZERO, ZERO, i);
+    this.pc = pc + BRANCH_BYTES;
+    this.finishBranch(pc, i.end, this.count + 1);
+    return pc;
+  }
+
+  /** Ends a segment without a branch instruction: goes on at the page offset `offset` after `count` instructions. */
+  emitGoOn(op: number, offset: number): void {
+    this.between(offset);
+    const pc = this.write(op, ZERO, ZERO, ZERO, ZERO, 0, 0, 0, BRANCH_BYTES);
+    this.finishBranch(pc, offset, this.count);
+    this.link(pc, TAKEN, offset);
+  }
+
+  private finishBranch(pc: number, end: number, count: number): void {
+    const { view } = this;
+    view.setUint32(pc + NOT_TAKEN, 0, true);
+    view.setUint32(pc + TAKEN, 0, true);
+    view.setUint16(pc + UOP_COUNT, count, true);
+    view.setUint16(pc + UOP_NEXT_OFFSET, end & 0x1fff, true);
+    view.setUint32(pc + UOP_KEY, ((this.frame << 12) | (this.siteOffset & 0xfff)) >>> 0, true);
+    this.count = 0;
+  }
+
+  /** The link of `source` leads to the micro-op that is written next. */
+  linkHere(source: number, slot: number): void {
+    this.view.setUint32(source + slot, this.pc, true);
+  }
+
+  /** The link of `source` leads to the instruction at the page-relative `target`; resolved when the block ends. */
+  link(source: number, slot: number, target: number): void {
+    this.pending.push({ source, slot, target });
+  }
+
+  /** Writes what open links lead to, enters the block in the list of its frame, and returns its entry. */
+  finishBlock(firstOffset: number, endOffset: number, nextFrame: number): number {
+    for (const { source, slot, target } of this.pending)
+      this.view.setUint32(source + slot, this.resolve(source, slot, target, firstOffset), true);
+    const { view } = this;
+    view.setUint32(this.block + BLOCK_LIMIT, this.pc, true);
+    view.setUint32(SHARED_CODE_TOP, this.pc, true);
+    if (this.frame >= 0) {
+      this.enterList(this.block, this.frame, firstOffset, Math.min(endOffset, PAGE_BYTES));
+      if (nextFrame >= 0) this.addAlias(nextFrame, endOffset - PAGE_BYTES);
+    }
+    return this.entry;
+  }
+
+  private resolve(source: number, slot: number, target: number, firstOffset: number): number {
+    if (target === firstOffset) return this.entry;
+    this.between(target);
+    if (target >= 0 && target < PAGE_BYTES) {
+      const stub = this.write(LINK_STUB, ZERO, ZERO, ZERO, ZERO, 0, target, 0, BRANCH_BYTES);
+      this.view.setUint32(stub + UOP_LINK, source, true);
+      this.view.setUint32(stub + UOP_LINK + 4, slot, true);
+      this.view.setUint16(stub + UOP_COUNT, 0, true);
+      this.view.setUint32(stub + UOP_KEY, this.frame >>> 0, true);
+      return stub;
+    }
+    const jump = this.write(FAR_JUMP, ZERO, ZERO, ZERO, ZERO, 0, target, 0, BRANCH_BYTES);
+    this.finishBranch(jump, target, 0);
+    return jump;
+  }
+
+  /** Puts a header at the head of the list of `frame` and marks the lines its code covers. */
+  private enterList(block: number, frame: number, from: number, to: number): void {
+    const { view } = this;
+    const head = FRAME_BLOCKS_REGION + frame * 4;
+    view.setUint32(block + BLOCK_NEXT, view.getUint32(head, true), true);
+    view.setUint32(head, block, true);
+    const lines = FRAME_LINES_REGION + frame * 8;
+    for (let line = from >> 6; line <= (to - 1) >> 6; line++) {
+      const half = lines + (line >> 5) * 4;
+      view.setUint32(half, view.getUint32(half, true) | (1 << (line & 31)), true);
+    }
+  }
+
+  /** In the frame that the last instruction reaches into: a header that leads back to this block's frame. */
+  private addAlias(frame: number, bytes: number): void {
+    const { view } = this;
+    const alias = this.pc;
+    view.setUint16(alias + BLOCK_OFFSET, 0xffff, true);
+    view.setUint8(alias + BLOCK_MODE, 0);
+    view.setUint8(alias + BLOCK_FLAGS, 0);
+    view.setUint32(alias + BLOCK_FRAME, this.frame, true);
+    view.setUint32(alias + BLOCK_LIMIT, alias + BLOCK_BYTES, true);
+    this.pc += BLOCK_BYTES;
+    view.setUint32(SHARED_CODE_TOP, this.pc, true);
+    this.enterList(alias, frame, 0, Math.max(bytes, 1));
+  }
+
+  private write(
+    op: number,
+    dst: number,
+    src: number,
+    base: number,
+    index: number,
+    scale: number,
+    disp: number,
+    imm: number,
+    bytes: number,
+  ): number {
+    const { view, pc } = this;
+    view.setUint16(pc + UOP_OP, op, true);
+    view.setUint8(pc + UOP_DST, dst);
+    view.setUint8(pc + UOP_SRC, src);
+    view.setUint8(pc + UOP_BASE, base);
+    view.setUint8(pc + UOP_INDEX, index);
+    view.setUint8(pc + UOP_SCALE, scale);
+    view.setUint8(pc + UOP_FLAGS, this.first ? UOP_FLAG_FIRST : 0);
+    view.setInt32(pc + UOP_DISP, disp, true);
+    view.setInt32(pc + UOP_IMM, imm, true);
+    const site = SITES_REGION + ((pc - CODE_REGION) >> 2);
+    view.setUint16(site + SITE_OFFSET, this.siteOffset | (this.first ? SITE_FIRST : 0), true);
+    view.setUint8(site + SITE_INDEX, this.count);
+    view.setUint8(site + SITE_LENGTH, this.siteLength);
+    if (bytes === BRANCH_BYTES) view.setUint16(site + 4 + SITE_OFFSET, 0, true);
+    this.first = false;
+    this.pc = pc + bytes;
+    return pc;
+  }
+}

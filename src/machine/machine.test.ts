@@ -1,0 +1,334 @@
+// The machine alone, with small images in place of a kernel: traps, steps, nested delivery, stubs, stack switches, turns, interrupts.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { mem, rax, rdi, rsi } from "../assembler/index.ts";
+import {
+  assert as invariant,
+  BOOT_WAKEUP_MAILBOX,
+  cpu,
+  findCpuModel,
+  ICR_FIXED,
+  ICR_NMI,
+  type KernelImage,
+  LVTT_TSC_DEADLINE,
+  MSR_IA32_TSC_DEADLINE,
+  MSR_X2APIC_EOI,
+  MSR_X2APIC_ICR,
+  MSR_X2APIC_LVTT,
+  MSR_X2APIC_SIVR,
+  PF_WRITE,
+  PTE_PRESENT,
+  PTE_WRITE,
+  physAddr,
+  silentObserver,
+  type VirtAddr,
+} from "../hardware/index.ts";
+
+import { type RunResult, SimulatedMachine } from "./simulated-machine.ts";
+import { DIRECT_MAP, direct, FRAME_ERROR, FRAME_RIP, FREE_PHYSICAL, type TestKernel, testImage, testSymbol } from "./testing-image.ts";
+
+const skx = findCpuModel("skx");
+invariant(skx !== undefined, () => "no model skx");
+const model = skx;
+const EXIT_PORT = 0xf4;
+const TIMER_VECTOR = 0xec;
+const IPI_VECTOR = 0xfd;
+const APIC_ON = 0x1ff;
+const MEMORY_BYTES = 64 * 2 ** 20;
+/** Where tests leave what they saw. */
+const LOG = direct(FREE_PHYSICAL);
+
+function machineOf(kernel: TestKernel, cpus = 1): SimulatedMachine {
+  const image: KernelImage = testImage(kernel);
+  return new SimulatedMachine({ model, memoryBytes: MEMORY_BYTES, cpus, gear: "architectural", image, commandLine: "", observer: silentObserver });
+}
+
+function run(kernel: TestKernel, cpus = 1): { readonly machine: SimulatedMachine; readonly result: RunResult } {
+  const machine = machineOf(kernel, cpus);
+  return { machine, result: machine.run(50_000_000) };
+}
+
+function exit(status: number): void {
+  cpu.portOut(EXIT_PORT, 1, status);
+}
+
+function logged(machine: SimulatedMachine, index: number): number {
+  return machine.memory.readWord(physAddr(FREE_PHYSICAL + 8 * index));
+}
+
+/** Appends to the log in memory: word 0 is the number of entries. */
+function append(value: number): void {
+  const count = cpu.loadWord(LOG);
+  cpu.storeWord((LOG + 8 * (count + 1)) as VirtAddr, value);
+  cpu.storeWord(LOG, count + 1);
+}
+
+function entries(machine: SimulatedMachine): number[] {
+  return Array.from({ length: logged(machine, 0) }, (_, i) => logged(machine, i + 1));
+}
+
+test("a trap calls its handler, whose steps act on memory, and an exit port ends the run", () => {
+  const { machine, result } = run({
+    start: () => {
+      cpu.store(LOG, 4, 0x12345678);
+      assert.equal(cpu.load(LOG, 2), 0x5678);
+      assert.equal(cpu.rmw("or", LOG, 1, 0x80), 0x78);
+      assert.equal(cpu.compareExchange(LOG, 4, 0x123456f8, 5), true);
+      assert.equal(cpu.compareExchange(LOG, 4, 0x123456f8, 6), false);
+      cpu.storeWord((LOG + 8) as VirtAddr, DIRECT_MAP);
+      assert.equal(cpu.loadWord((LOG + 8) as VirtAddr), DIRECT_MAP);
+      assert.equal(cpu.load64((LOG + 8) as VirtAddr), 0);
+      assert.equal(cpu.high, 0xffff8880);
+      exit(7);
+    },
+  });
+  assert.deepEqual(result, { kind: "exit", status: 7 });
+  assert.equal(machine.memory.read32(physAddr(FREE_PHYSICAL)), 5);
+});
+
+test("a page fault in a TypeScript load is handled and the load tried again", () => {
+  const target = (DIRECT_MAP + 2 ** 39) as VirtAddr;
+  const table = FREE_PHYSICAL + 0x10000;
+  const seen: number[] = [];
+  const { result } = run({
+    start: () => {
+      // Empty tables for the target, all but its last level.
+      const root = cpu.readCr3();
+      cpu.storeWord(direct(root + 8 * ((Math.floor(target / 2 ** 39) + 512) % 512)), table + PTE_PRESENT + PTE_WRITE);
+      cpu.storeWord(direct(table), table + 0x1000 + PTE_PRESENT + PTE_WRITE);
+      cpu.storeWord(direct(table + 0x1000), table + 0x2000 + PTE_PRESENT + PTE_WRITE);
+      cpu.storeWord(direct(table + 0x3008), 4711);
+      assert.equal(cpu.loadWord((target + 8) as VirtAddr), 4711);
+      cpu.storeWord((target + 0x1000) as VirtAddr, 5);
+      exit(0);
+    },
+    vectors: new Map([
+      [
+        14,
+        () => {
+          const frame = cpu.stackPointer();
+          const address = cpu.readCr2();
+          seen.push(address - target, cpu.loadWord((frame + FRAME_ERROR) as VirtAddr));
+          const index = (address - target) >= 0x1000 ? 1 : 0;
+          cpu.storeWord(direct(table + 0x2000 + 8 * index), table + 0x3000 + PTE_PRESENT + PTE_WRITE);
+        },
+      ],
+    ]),
+  });
+  assert.deepEqual(result, { kind: "exit", status: 0 });
+  assert.deepEqual(seen, [8, 0, 0x1000, PF_WRITE]);
+});
+
+test("an interrupt is delivered between two steps, nested on the same stack, and only while IF is 1", () => {
+  const order: string[] = [];
+  const { result } = run({
+    start: () => {
+      cpu.writeMsr(MSR_X2APIC_SIVR, APIC_ON, 0);
+      cpu.writeMsr(MSR_X2APIC_ICR, ICR_FIXED | IPI_VECTOR, 0);
+      for (let i = 0; i < 300; i++) cpu.load(LOG, 4);
+      order.push("before sti");
+      cpu.enableInterrupts();
+      cpu.load(LOG, 4);
+      order.push("after sti");
+      exit(0);
+    },
+    vectors: new Map([
+      [
+        IPI_VECTOR,
+        () => {
+          order.push("interrupt");
+          assert.equal(cpu.readFlags() & 0x200, 0);
+          cpu.writeMsr(MSR_X2APIC_EOI, 0, 0);
+        },
+      ],
+    ]),
+  });
+  assert.deepEqual(result, { kind: "exit", status: 0 });
+  assert.deepEqual(order, ["before sti", "interrupt", "after sti"]);
+});
+
+test("a stub is called with arguments and returns RAX; a fault inside it is handled and it goes on", () => {
+  const bad = 0x5000;
+  const { result } = run({
+    start: () => {
+      assert.equal(cpu.callStub("sum", 40, 2), 42);
+      assert.equal(cpu.callStub("reader", bad), -14);
+      exit(1);
+    },
+    code: (a) => {
+      a.label("sum").mov(rax, rdi).add(rax, rsi).ret();
+      a.label("reader").mov(rax, mem(rdi)).ret();
+      a.label("fixup").mov(rax, -14).ret();
+    },
+    vectors: new Map([
+      [
+        14,
+        () => {
+          const frame = cpu.stackPointer();
+          assert.equal(cpu.readCr2(), bad);
+          assert.equal(cpu.loadWord((frame + FRAME_RIP) as VirtAddr), testSymbol("reader"));
+          cpu.storeWord((frame + FRAME_RIP) as VirtAddr, testSymbol("fixup"));
+        },
+      ],
+    ]),
+  });
+  assert.deepEqual(result, { kind: "exit", status: 1 });
+});
+
+test("two tasks switch stacks; each path sleeps as its log and goes on where it was", () => {
+  const tasks = [direct(FREE_PHYSICAL + 0x1000), direct(FREE_PHYSICAL + 0x1100)] as const;
+  const stackTop = direct(FREE_PHYSICAL + 0x8000);
+  const second = (): void => {
+    for (let i = 0; i < 3; i++) {
+      append(200 + i);
+      cpu.switchTo("switch_stub", tasks[1], tasks[0]);
+    }
+    exit(3);
+  };
+  const { machine, result } = run({
+    start: () => {
+      // A new task's stack: six registers, then stub_return and behind it the trap at which its path begins.
+      const top = (stackTop - 8 * 8) as VirtAddr;
+      cpu.storeWord((top + 48) as VirtAddr, testSymbol("stub_return"));
+      cpu.storeWord((top + 56) as VirtAddr, testSymbol("new_task"));
+      cpu.storeWord(tasks[1], top);
+      for (let i = 0; ; i++) {
+        append(100 + i);
+        cpu.switchTo("switch_stub", tasks[0], tasks[1]);
+      }
+    },
+    code: (a) => {
+      a.label("new_task").trap("second").hlt();
+    },
+    handlers: new Map([["second", second]]),
+  });
+  assert.deepEqual(result, { kind: "exit", status: 3 });
+  assert.deepEqual(entries(machine), [100, 200, 101, 201, 102, 202, 103]);
+});
+
+test("the TSC-deadline timer wakes a halted CPU at its time", () => {
+  let woken = 0;
+  const { result } = run({
+    start: () => {
+      cpu.writeMsr(MSR_X2APIC_SIVR, APIC_ON, 0);
+      cpu.writeMsr(MSR_X2APIC_LVTT, LVTT_TSC_DEADLINE | TIMER_VECTOR, 0);
+      cpu.writeMsr(MSR_IA32_TSC_DEADLINE, 1_000_000, 0);
+      cpu.halt();
+      woken = cpu.readTsc();
+      append(1);
+      exit(0);
+    },
+    vectors: new Map([
+      [
+        TIMER_VECTOR,
+        () => {
+          append(0);
+          cpu.writeMsr(MSR_X2APIC_EOI, 0, 0);
+        },
+      ],
+    ]),
+  });
+  assert.deepEqual(result, { kind: "exit", status: 0 });
+  assert.ok(woken >= 1_000_000 && woken < 1_002_000, `woken at ${woken}`);
+});
+
+test("a CPU started through the mailbox and the boot CPU exchange interrupts", () => {
+  const flag = direct(FREE_PHYSICAL + 0x100);
+  const { machine, result } = run(
+    {
+      start: () => {
+        cpu.writeMsr(MSR_X2APIC_SIVR, APIC_ON, 0);
+        cpu.storeWord(direct(BOOT_WAKEUP_MAILBOX + 8), testSymbol("start"));
+        cpu.store(direct(BOOT_WAKEUP_MAILBOX + 4), 4, 1);
+        cpu.store(direct(BOOT_WAKEUP_MAILBOX), 2, 1);
+        while (cpu.load(flag, 4) === 0) cpu.pause();
+        append(10);
+        cpu.writeMsr(MSR_X2APIC_ICR, ICR_FIXED | IPI_VECTOR, 1);
+        while (cpu.load(flag, 4) !== 2) cpu.pause();
+        append(11);
+        exit(0);
+      },
+      startOther: () => {
+        cpu.writeMsr(MSR_X2APIC_SIVR, APIC_ON, 0);
+        append(20);
+        cpu.store(flag, 4, 1);
+        cpu.halt();
+        append(22);
+        cpu.store(flag, 4, 2);
+        cpu.halt();
+      },
+      vectors: new Map([
+        [
+          IPI_VECTOR,
+          () => {
+            append(21);
+            cpu.writeMsr(MSR_X2APIC_EOI, 0, 0);
+          },
+        ],
+      ]),
+    },
+    2,
+  );
+  assert.deepEqual(result, { kind: "exit", status: 0 });
+  assert.deepEqual(entries(machine), [20, 10, 21, 22, 11]);
+});
+
+test("an NMI comes through a masked IF, a second one waits for the IRET of the first", () => {
+  const { machine, result } = run({
+    start: () => {
+      cpu.writeMsr(MSR_X2APIC_SIVR, APIC_ON, 0);
+      cpu.writeMsr(MSR_X2APIC_ICR, ICR_NMI, 0);
+      for (let i = 0; i < 300; i++) cpu.load(LOG, 1);
+      append(9);
+      exit(0);
+    },
+    vectors: new Map([
+      [
+        2,
+        () => {
+          const depth = cpu.loadWord(LOG);
+          append(1);
+          if (depth === 0) cpu.writeMsr(MSR_X2APIC_ICR, ICR_NMI, 0);
+          for (let i = 0; i < 300; i++) cpu.load(LOG, 1);
+          append(2);
+        },
+      ],
+    ]),
+  });
+  assert.deepEqual(result, { kind: "exit", status: 0 });
+  assert.deepEqual(entries(machine), [1, 2, 1, 2, 9]);
+});
+
+test("a path that gives up its turn again and again leaves the memory of one that never does (law 3)", () => {
+  const kernel = (isShared: boolean): TestKernel => ({
+    start: () => {
+      cpu.writeMsr(MSR_X2APIC_SIVR, APIC_ON, 0);
+      if (isShared) {
+        cpu.storeWord(direct(BOOT_WAKEUP_MAILBOX + 8), testSymbol("start"));
+        cpu.store(direct(BOOT_WAKEUP_MAILBOX + 4), 4, 1);
+        cpu.store(direct(BOOT_WAKEUP_MAILBOX), 2, 1);
+      }
+      let sum = 1;
+      for (let i = 0; i < 20_000; i++) {
+        const at = (LOG + 0x1000 + 8 * (sum % 4096)) as VirtAddr;
+        sum = (sum * 31 + cpu.loadWord(at) + i) % 1_000_003;
+        cpu.storeWord(at, sum);
+        cpu.charge(20);
+      }
+      append(sum);
+      exit(0);
+    },
+    startOther: () => {
+      for (let i = 0; i < 20_000; i++) {
+        cpu.storeWord((LOG + 0x20000) as VirtAddr, i);
+        cpu.charge(20);
+      }
+    },
+  });
+  const alone = run(kernel(false), 1);
+  const shared = run(kernel(true), 2);
+  assert.deepEqual(shared.result, { kind: "exit", status: 0 });
+  const part = (machine: SimulatedMachine): Uint8Array => machine.memory.slice(physAddr(FREE_PHYSICAL), 0x10000).slice();
+  assert.deepEqual(part(shared.machine), part(alone.machine));
+  assert.ok(shared.machine.memory.readWord(physAddr(FREE_PHYSICAL + 0x20000)) > 0);
+});

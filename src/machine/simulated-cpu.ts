@@ -1,0 +1,463 @@
+// The steps of the seam on the simulated machine: each raw* method is what one step does to the core. Faults of memory steps are
+// delivered and handled like any other, then the access is tried again.
+import {
+  CR0_ET,
+  CR4_PCIDE,
+  CR4_PGE,
+  CR4_SMAP,
+  CR4_SMEP,
+  type CpuId,
+  type CpuModel,
+  type Cr3,
+  cpuId,
+  fail,
+  INVPCID_ADDRESS,
+  type Observer,
+  type PhysAddr,
+  type PhysicalMemory,
+  RFLAGS_IF,
+  type RmwOp,
+  SUSPEND,
+  VECTOR_NMI,
+  type VirtAddr,
+  VMX_FAIL_INVALID,
+  VMX_SUCCEED,
+  type Width,
+} from "../hardware/index.ts";
+import type { Board } from "./board.ts";
+import { CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_GDTR_BASE, CPU_GDTR_LIMIT, CPU_IDTR_BASE, CPU_IDTR_LIMIT } from "./core/layout.gen.ts";
+import { CPU_ACCESS_HIGH, CPU_REGS, CPU_RFLAGS, CPU_RIP, CPU_SEG_ACCESS, CPU_SEG_BASE } from "./core/layout.gen.ts";
+import { CPU_SEG_LIMIT, CPU_SEG_SELECTOR, CPU_SHADOW, EVENT_EXCEPTION, EVENT_INTERRUPT, EVENT_NMI, SEG_TR } from "./core/layout.gen.ts";
+import { RMW_ADD, RMW_AND, RMW_EXCHANGE, RMW_OR } from "./core-functions.ts";
+import { InstructionCpu } from "./instruction-cpu.ts";
+import { MachinePath, PHASE_DELIVERED, PHASE_IN_STUB, PHASE_NONE, PHASE_WAITING } from "./machine-path.ts";
+
+// Registers by their place in the register file.
+const RAX = CPU_REGS;
+const RCX = CPU_REGS + 8;
+const RDX = CPU_REGS + 16;
+const RSP = CPU_REGS + 32;
+const RSI = CPU_REGS + 48;
+const RDI = CPU_REGS + 56;
+/** Simulated cycles of one PAUSE. */
+const PAUSE_CYCLES = 40;
+const PAGE_BYTES = 4096;
+const WORD_BYTES = 8;
+/** Cycles of REP STOSB and REP MOVSB: start, and per 32 bytes. */
+const STRING_START_CYCLES = 30;
+const STRING_BYTES_PER_CYCLE = 32;
+/** Available and busy 64-bit TSS: bit 1 of the type. */
+const TSS_BUSY = 2;
+/** Changes of these CR4 bits flush the TLB. SDM vol. 3, 5.10.4.1. */
+const CR4_FLUSHING = CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP;
+const LAST_EXCEPTION = 31;
+
+const RMW_CODES: { readonly [op in RmwOp]: number } = { or: RMW_OR, and: RMW_AND, add: RMW_ADD, exchange: RMW_EXCHANGE };
+
+function newTask(): void {
+  fail("a path without a root is run");
+}
+
+export class SimulatedCpu extends InstructionCpu {
+  constructor(board: Board, id: CpuId, model: CpuModel, memory: PhysicalMemory, observer: Observer) {
+    super(board, cpuId(id), model, memory, observer);
+  }
+
+  registerPuppet(name: string, trap: PhysAddr): void {
+    this.board.addPuppet(name, trap);
+  }
+
+  // ---------------------------------------------------------------- memory
+
+  protected rawLoad(va: VirtAddr, width: Width): number {
+    for (;;) {
+      this.beforeAccess();
+      const value = width === 4 ? this.core.load32(va) : width === 1 ? this.core.load8(va) : this.core.load16(va);
+      if (this.isAccessDone()) return value >>> 0;
+    }
+  }
+
+  protected rawLoadWord(va: VirtAddr): number {
+    for (;;) {
+      this.beforeAccess();
+      const value = this.core.loadNumber(va);
+      if (this.isAccessDone()) return value;
+    }
+  }
+
+  protected rawLoad64(va: VirtAddr): number {
+    for (;;) {
+      this.beforeAccess();
+      const low = this.core.load64(va);
+      if (this.isAccessDone()) {
+        this.high = this.fields.low(CPU_ACCESS_HIGH);
+        return low >>> 0;
+      }
+    }
+  }
+
+  protected rawStore(va: VirtAddr, width: Width, value: number): void {
+    do {
+      this.beforeAccess();
+      if (width === 4) this.core.store32(va, value);
+      else if (width === 1) this.core.store8(va, value);
+      else this.core.store16(va, value);
+    } while (!this.isAccessDone());
+  }
+
+  protected rawStoreWord(va: VirtAddr, value: number): void {
+    do {
+      this.beforeAccess();
+      this.core.storeNumber(va, value);
+    } while (!this.isAccessDone());
+  }
+
+  protected rawStore64(va: VirtAddr, low: number, high: number): void {
+    do {
+      this.beforeAccess();
+      this.core.store64(va, low, high);
+    } while (!this.isAccessDone());
+  }
+
+  protected rawRmw(op: RmwOp, va: VirtAddr, width: Width, operand: number): number {
+    const code = RMW_CODES[op];
+    for (;;) {
+      this.beforeAccess();
+      const { core } = this;
+      const old = width === 4 ? core.rmw32(code, va, operand) : width === 1 ? core.rmw8(code, va, operand) : core.rmw16(code, va, operand);
+      if (this.isAccessDone()) return old >>> 0;
+    }
+  }
+
+  protected rawExchangeWord(va: VirtAddr, value: number): number {
+    for (;;) {
+      this.beforeAccess();
+      const old = this.core.rmwNumber(RMW_EXCHANGE, va, value);
+      if (this.isAccessDone()) return old;
+    }
+  }
+
+  protected rawCompareExchange(va: VirtAddr, width: Width, expected: number, next: number): boolean {
+    if (width === 4) {
+      for (;;) {
+        this.beforeAccess();
+        const old = this.core.compareExchange32(va, expected, next) >>> 0;
+        if (this.isAccessDone()) return old === expected >>> 0;
+      }
+    }
+    // Narrow ones are rare: the host is alone, so a load and a store are one instruction.
+    const old = this.rawLoad(va, width);
+    if (old !== expected) return false;
+    this.rawStore(va, width, next);
+    return true;
+  }
+
+  protected rawCompareExchange64(va: VirtAddr, expectedLow: number, expectedHigh: number, low: number, high: number): boolean {
+    for (;;) {
+      this.beforeAccess();
+      const old = this.core.compareExchange64(va, expectedLow, expectedHigh, low, high) >>> 0;
+      if (this.isAccessDone()) return old === expectedLow >>> 0 && this.fields.low(CPU_ACCESS_HIGH) === expectedHigh >>> 0;
+    }
+  }
+
+  protected rawFill(va: VirtAddr, value: number, bytes: number): void {
+    this.now += STRING_START_CYCLES + Math.floor(bytes / STRING_BYTES_PER_CYCLE);
+    for (let done = 0; done < bytes; ) {
+      const at = (va + done) as VirtAddr;
+      const part = Math.min(bytes - done, bytesToPageEnd(at));
+      const pa = this.translateForWrite(at, part);
+      this.memory.bytes.fill(value, pa, pa + part);
+      this.board.physicalWritten(pa, part);
+      done += part;
+    }
+  }
+
+  protected rawCopy(to: VirtAddr, from: VirtAddr, bytes: number): void {
+    this.now += STRING_START_CYCLES + Math.floor(bytes / STRING_BYTES_PER_CYCLE);
+    for (let done = 0; done < bytes; ) {
+      const target = (to + done) as VirtAddr;
+      const source = (from + done) as VirtAddr;
+      const part = Math.min(bytes - done, bytesToPageEnd(target), bytesToPageEnd(source));
+      const sourcePa = this.translateForRead(source, part);
+      const pa = this.translateForWrite(target, part);
+      this.memory.bytes.copyWithin(pa, sourcePa, sourcePa + part);
+      this.board.physicalWritten(pa, part);
+      done += part;
+    }
+  }
+
+  protected rawTouch(va: VirtAddr, bytes: number): void {
+    this.touchLines(va, bytes);
+  }
+
+  // ---------------------------------------------------------------- control registers, MSRs, TLB
+
+  protected rawReadControl(register: 0 | 2 | 3 | 4): number {
+    const field = register === 0 ? CPU_CR0 : register === 2 ? CPU_CR2 : register === 3 ? CPU_CR3 : CPU_CR4;
+    return this.fields.word(field);
+  }
+
+  protected rawWriteControl(register: 0 | 2 | 4, value: number): void {
+    if (register === 2) this.fields.setWord(CPU_CR2, value);
+    else this.writeControlRegister(register, value >>> 0);
+  }
+
+  /** MOV to CR0 or CR4, by the kernel or for a guest. */
+  writeControlRegister(register: 0 | 4, low: number): void {
+    const field = register === 0 ? CPU_CR0 : CPU_CR4;
+    const old = this.fields.low(field);
+    this.fields.setLow(field, register === 0 ? (low | CR0_ET) >>> 0 : low);
+    if (register === 4 && ((old ^ low) & CR4_FLUSHING) !== 0) this.core.flushAllTlb();
+    this.core.contextChanged();
+  }
+
+  protected rawWriteCr3(value: Cr3, noflush: boolean): void {
+    const { cost } = this.model;
+    this.now += noflush ? cost.cr3WriteNoflush.value : cost.cr3Write.value;
+    if (this.core.hostWriteCr3(value, noflush ? 1 : 0) !== 0) fail(`cpu ${this.id}: CR3 ${value} has reserved bits`);
+  }
+
+  protected rawReadMsr(msr: number): number {
+    this.now += this.model.cost.rdmsr.value;
+    const low = this.msrs.read(msr);
+    if (low < 0) fail(`cpu ${this.id}: RDMSR of 0x${msr.toString(16)}, which ${this.model.name} does not have`);
+    this.high = this.msrs.high;
+    return low;
+  }
+
+  protected rawWriteMsr(msr: number, low: number, high: number): void {
+    this.now += this.model.cost.wrmsr.value;
+    if (!this.msrs.write(msr, low, high)) fail(`cpu ${this.id}: WRMSR of 0x${msr.toString(16)} with ${high}:${low} faults on ${this.model.name}`);
+  }
+
+  protected rawInvlpg(va: VirtAddr): void {
+    this.now += this.model.cost.invlpg.value;
+    this.core.hostInvlpg(va);
+  }
+
+  protected rawInvpcid(type: number, pcid: number, va: VirtAddr): void {
+    this.now += this.model.cost.invpcid.value;
+    if (this.core.hostInvpcid(type, pcid, type === INVPCID_ADDRESS ? va : 0) === 0) fail(`cpu ${this.id}: INVPCID ${type} of PCID ${pcid} faults`);
+  }
+
+  // ---------------------------------------------------------------- interrupts, time, tables, ports
+
+  protected rawSetInterrupts(enabled: boolean): void {
+    const flags = this.fields.low(CPU_RFLAGS);
+    this.setFlags(enabled ? flags | RFLAGS_IF : flags & ~RFLAGS_IF);
+    this.rearm();
+  }
+
+  protected rawReadFlags(): number {
+    return this.getFlags();
+  }
+
+  protected rawHalt(): void {
+    const { path } = this;
+    if (path.phase === PHASE_DELIVERED) {
+      path.phase = PHASE_NONE;
+      return;
+    }
+    if (path.phase !== PHASE_WAITING) {
+      this.rawSetInterrupts(true);
+      this.fallAsleep();
+      path.phase = PHASE_WAITING;
+    }
+    if (!this.sleep()) throw SUSPEND;
+    path.phase = PHASE_DELIVERED;
+    this.deliverOne();
+    path.phase = PHASE_NONE;
+    this.rearm();
+  }
+
+  protected rawPause(): void {
+    this.now += PAUSE_CYCLES;
+    if (!this.mustNotYield && this.board.isSomeoneBehind(this.id, this.now)) {
+      this.turnEnd = this.now;
+      throw SUSPEND;
+    }
+  }
+
+  protected rawReadTsc(): number {
+    return this.now;
+  }
+
+  protected rawCpuid(leaf: number, subleaf: number, register: 0 | 1 | 2 | 3): number {
+    this.now += this.model.cost.cpuid.value;
+    return this.cpuid4(leaf, subleaf)[register];
+  }
+
+  protected rawLoadTable(which: "gdt" | "idt" | "tr", base: number, limit: number): void {
+    const { fields } = this;
+    switch (which) {
+      case "gdt":
+        fields.setWord(CPU_GDTR_BASE, base);
+        fields.setLow(CPU_GDTR_LIMIT, limit);
+        return;
+      case "idt":
+        fields.setWord(CPU_IDTR_BASE, base);
+        fields.setLow(CPU_IDTR_LIMIT, limit);
+        return;
+      case "tr":
+        this.loadTaskRegister(base);
+    }
+  }
+
+  /** LTR: hidden part from the 16-byte descriptor, which becomes busy. */
+  private loadTaskRegister(selector: number): void {
+    const { fields } = this;
+    const at = (fields.word(CPU_GDTR_BASE) + (selector & 0xfff8)) as VirtAddr;
+    const low = this.rawLoad(at, 4);
+    const second = this.rawLoad((at + 4) as VirtAddr, 4);
+    const top = this.rawLoad((at + 8) as VirtAddr, 4);
+    fields.setLow(CPU_SEG_SELECTOR + 4 * SEG_TR, selector);
+    fields.setLow(CPU_SEG_LIMIT + 4 * SEG_TR, (low & 0xffff) | (second & 0xf0000));
+    fields.setLow(CPU_SEG_ACCESS + 4 * SEG_TR, ((second >>> 8) & 0xf0ff) | TSS_BUSY);
+    fields.set(CPU_SEG_BASE + 8 * SEG_TR, ((low >>> 16) | ((second & 0xff) << 16) | (second & 0xff000000)) >>> 0, top);
+    this.rawStore((at + 4) as VirtAddr, 4, (second | (TSS_BUSY << 8)) >>> 0);
+  }
+
+  protected rawPortIn(port: number, width: Width): number {
+    return this.io.read(port, width);
+  }
+
+  protected rawPortOut(port: number, _width: Width, value: number): void {
+    this.io.write(port, value);
+    this.rearm();
+  }
+
+  // ---------------------------------------------------------------- VMX
+
+  protected rawVmx(instruction: "vmxon" | "vmxoff" | "vmclear" | "vmptrld", region: PhysAddr): number {
+    switch (instruction) {
+      case "vmxon":
+        return this.vmxUnit.vmxon(region);
+      case "vmxoff":
+        return this.vmxUnit.vmxoff();
+      case "vmclear":
+        return this.vmxUnit.isInOperation ? this.vmxUnit.vmclear(region) : VMX_FAIL_INVALID;
+      case "vmptrld":
+        return this.vmxUnit.isInOperation ? this.vmxUnit.vmptrld(region) : VMX_FAIL_INVALID;
+    }
+  }
+
+  protected rawVmread(field: number): number {
+    this.now += this.model.cost.vmread.value;
+    const { vmcs } = this.vmxUnit;
+    if (vmcs === null || this.vmxUnit.vmreadStatus(field) !== VMX_SUCCEED) return fail(`cpu ${this.id}: VMREAD of 0x${field.toString(16)} fails`);
+    const low = vmcs.read(field);
+    this.high = vmcs.readHigh;
+    return low;
+  }
+
+  protected rawVmwrite(field: number, low: number, high: number): number {
+    this.now += this.model.cost.vmwrite.value;
+    return this.vmxUnit.vmwrite(field, low, high);
+  }
+
+  protected rawInvalidateGuest(kind: "ept" | "vpid", id: number): void {
+    if (kind === "ept") this.core.hostInvept(id === 0 ? 2 : 1, id);
+    else this.core.hostInvvpid(id === 0 ? 2 : 1, id, 0);
+  }
+
+  protected rawEnterGuest(_resume: boolean): number {
+    return fail("enterGuest() is for stub effects: here the stub's program holds the instruction");
+  }
+
+  protected rawSetStackPointer(_value: VirtAddr): void {
+    fail("setStackPointer() is for stub effects");
+  }
+
+  protected rawSaveRegisters(): void {
+    fail("saveRegisters() is for stub effects");
+  }
+
+  protected rawRestoreRegisters(): void {
+    fail("restoreRegisters() is for stub effects");
+  }
+
+  // ---------------------------------------------------------------- machine code and paths
+
+  protected rawCallStub(symbol: string, a0: number, a1: number, a2: number, a3: number): number {
+    const { path, fields } = this;
+    if (path.phase !== PHASE_IN_STUB) {
+      this.pushReturn();
+      fields.setWord(CPU_RIP, this.board.symbol(symbol));
+      fields.setWord(RDI, a0);
+      fields.setWord(RSI, a1);
+      fields.setWord(RDX, a2);
+      fields.setWord(RCX, a3);
+      path.phase = PHASE_IN_STUB;
+    }
+    this.runStub();
+    this.popReturn();
+    path.phase = PHASE_NONE;
+    return fields.word(RAX);
+  }
+
+  protected rawInvokeVector(vector: number): void {
+    const { path } = this;
+    if (path.phase === PHASE_DELIVERED) {
+      path.phase = PHASE_NONE;
+      return;
+    }
+    path.phase = PHASE_DELIVERED;
+    const type = vector === VECTOR_NMI ? EVENT_NMI : vector <= LAST_EXCEPTION ? EVENT_EXCEPTION : EVENT_INTERRUPT;
+    this.deliverBetween(vector, type, 0);
+    path.phase = PHASE_NONE;
+    this.rearm();
+  }
+
+  protected rawStackPointer(): number {
+    return this.fields.word(RSP);
+  }
+
+  protected rawSwitchTo(symbol: string, prev: VirtAddr, next: VirtAddr): void {
+    const { path, fields, board } = this;
+    path.sleptAtRip = fields.word(CPU_RIP);
+    path.sleptAtRsp = fields.word(RSP);
+    this.mustNotYield = true;
+    this.pushReturn();
+    fields.setWord(CPU_RIP, board.symbol(symbol));
+    fields.setWord(RDI, prev);
+    fields.setWord(RSI, next);
+    this.runStub();
+    this.popReturn();
+    this.mustNotYield = false;
+    if (next === prev) return;
+    board.sleeping.set(prev, path);
+    const woken = board.sleeping.get(next);
+    board.sleeping.delete(next);
+    // A task that is new at the address of one that died does not stand where the old one slept.
+    if (woken !== undefined && woken.sleptAtRip === fields.word(CPU_RIP) && woken.sleptAtRsp === fields.word(RSP)) this.path = woken;
+    else {
+      this.path = new MachinePath(newTask);
+      this.hasPath = false;
+    }
+    throw SUSPEND;
+  }
+
+  /** What a call does before a stub: the trap's own address, to which the stack's owner goes back, then the address of stub_return. */
+  private pushReturn(): void {
+    const { fields } = this;
+    const rip = fields.word(CPU_RIP);
+    const rsp = fields.word(RSP);
+    this.rawStoreWord((rsp - WORD_BYTES) as VirtAddr, rip);
+    this.rawStoreWord((rsp - 2 * WORD_BYTES) as VirtAddr, this.board.stubReturnAddress);
+    fields.setWord(RSP, rsp - 2 * WORD_BYTES);
+    fields.setLow(CPU_SHADOW, 0);
+  }
+
+  /** After stub_return: back to where the owner of this stack stood. */
+  private popReturn(): void {
+    const { fields } = this;
+    const rsp = fields.word(RSP);
+    fields.setWord(CPU_RIP, this.rawLoadWord(rsp as VirtAddr));
+    fields.setWord(RSP, rsp + WORD_BYTES);
+  }
+}
+
+function bytesToPageEnd(va: number): number {
+  return PAGE_BYTES - (((va % PAGE_BYTES) + PAGE_BYTES) % PAGE_BYTES);
+}
+
