@@ -1,1 +1,4 @@
 export * from "./errno.ts";
+export * from "./kvm.ts";
+export * from "./kvm-structs.ts";
+export * from "./syscall.ts";

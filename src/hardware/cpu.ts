@@ -2,7 +2,7 @@
 // worth of effect and the one place where a pending interrupt or NMI may be delivered, as a nested call on the same CPU. The three
 // machines implement the protected half; the order record, replay, deliver, act is written once, here.
 import type { CpuId, Cr3, PhysAddr, VirtAddr } from "./addresses.ts";
-import { assert } from "./assert.ts";
+import { assert, fail } from "./assert.ts";
 import type { CpuModel } from "./models/model.ts";
 import type { Observer } from "./observer.ts";
 import { Path, type PathRoot, SUSPEND } from "./path.ts";
@@ -186,6 +186,11 @@ export abstract class LogicalCpu {
     return value as VirtAddr;
   }
 
+  /** Step (the NMI entry restores what a page fault inside the NMI overwrote). */
+  writeCr2(value: VirtAddr): void {
+    this.writeControl(2, value);
+  }
+
   /** Step: the hardware CR3 (never with bit 63). Kernel: `__read_cr3_raw()`. */
   readCr3(): Cr3 {
     if (this.before()) return this.path.take() as Cr3;
@@ -290,6 +295,7 @@ export abstract class LogicalCpu {
       return;
     }
     this.path.record(0);
+    this.path.isPastStep = true;
     this.rawPause();
   }
 
@@ -409,9 +415,15 @@ export abstract class LogicalCpu {
   switchTo(symbol: string, prev: VirtAddr, next: VirtAddr): void {
     if (this.before()) {
       this.path.take();
+      // The stub itself was interrupted or suspended: it goes on now, for no step need follow.
+      if (this.path.isAtNested) {
+        this.finishNested(this.path.reenter());
+        this.path.isBehind = true;
+      }
       return;
     }
     this.path.record(0);
+    this.path.isPastStep = true;
     this.rawSwitchTo(symbol, prev, next);
   }
 
@@ -427,12 +439,12 @@ export abstract class LogicalCpu {
 
   /** Charges time for work that is not simulated step by step; never a delivery point. */
   charge(cost: number): void {
-    if (!this.path.isReplaying) this.now += cost;
+    if (this.isLive) this.now += cost;
   }
 
   /** Charges the cache footprint of a real path that is longer than ours: `bytes` at `va` are touched. Never a delivery point. */
   touch(va: VirtAddr, bytes: number): void {
-    if (!this.path.isReplaying) this.rawTouch(va, bytes);
+    if (this.isLive) this.rawTouch(va, bytes);
   }
 
   /** Tells the machine that the trap instruction at physical address `trap` belongs to puppet `name`. Not a step; repeatable. */
@@ -449,9 +461,39 @@ export abstract class LogicalCpu {
     return status;
   }
 
+  /**
+   * Step of a stub effect: a general register by its encoding (0 RAX, 1 RCX, 2 RDX, 3 RBX, 4 RSP, 5 RBP, 6 RSI, 7 RDI, 8..15); low half
+   * returned, high half in `high`. For stub effects only: where there are instructions, registers belong to them.
+   */
+  readRegister(register: number): number {
+    if (this.before()) return this.take64();
+    return this.record64(this.rawReadRegister(register));
+  }
+
+  /** Step of a stub effect: writes a general register. Writing RSP (4) moves the stack. */
+  writeRegister(register: number, low: number, high: number): void {
+    if (this.before()) {
+      this.path.take();
+      return;
+    }
+    this.rawWriteRegister(register, low >>> 0, high >>> 0);
+    this.path.record(0);
+  }
+
+  /**
+   * Step of a stub effect: REP MOVSB whose fault may be fixed up. While it runs RIP is the address of the stub's symbol (the handler
+   * finds the fixup by that); when the handler sends RIP elsewhere the copy ends. @returns bytes not copied.
+   */
+  copyFixable(to: VirtAddr, from: VirtAddr, bytes: number): number {
+    if (this.before()) return this.path.take();
+    const left = this.rawCopyFixable(to, from, bytes);
+    this.path.record(left);
+    return left;
+  }
+
   /** True when observers should listen: the running code has effects (it is not a replay). */
   get isLive(): boolean {
-    return !this.path.isReplaying;
+    return !this.path.isReplaying && !this.path.isBehind;
   }
 
   // ---------------------------------------------------------------- what a machine implements
@@ -475,7 +517,7 @@ export abstract class LogicalCpu {
   protected abstract rawFill(va: VirtAddr, value: number, bytes: number): void;
   protected abstract rawCopy(to: VirtAddr, from: VirtAddr, bytes: number): void;
   protected abstract rawReadControl(register: 0 | 2 | 3 | 4): number;
-  protected abstract rawWriteControl(register: 0 | 4, value: number): void;
+  protected abstract rawWriteControl(register: 0 | 2 | 4, value: number): void;
   protected abstract rawWriteCr3(value: Cr3, noflush: boolean): void;
   /** Sets `high`. */
   protected abstract rawReadMsr(msr: number): number;
@@ -503,6 +545,16 @@ export abstract class LogicalCpu {
   protected abstract rawSwitchTo(symbol: string, prev: VirtAddr, next: VirtAddr): void;
   protected abstract rawEnterGuest(resume: boolean): number;
   protected abstract rawTouch(va: VirtAddr, bytes: number): void;
+  // For machines without instructions only, which override them; `high` is set by the first.
+  protected rawReadRegister(_register: number): number {
+    return fail("readRegister() is for stub effects");
+  }
+  protected rawWriteRegister(_register: number, _low: number, _high: number): void {
+    fail("writeRegister() is for stub effects");
+  }
+  protected rawCopyFixable(_to: VirtAddr, _from: VirtAddr, _bytes: number): number {
+    return fail("copyFixable() is for stub effects");
+  }
 
   // ---------------------------------------------------------------- private
 
@@ -513,6 +565,8 @@ export abstract class LogicalCpu {
       while (path.isAtNested) this.finishNested(path.reenter());
       if (path.isReplaying) return true;
     }
+    path.isPastStep = false;
+    path.isBehind = false;
     this.now += this.stepCost;
     if (this.attention || this.now >= this.horizon) this.due();
     return false;
@@ -530,7 +584,7 @@ export abstract class LogicalCpu {
     return low;
   }
 
-  private writeControl(register: 0 | 4, value: number): void {
+  private writeControl(register: 0 | 2 | 4, value: number): void {
     if (this.before()) {
       this.path.take();
       return;

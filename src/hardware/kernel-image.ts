@@ -7,13 +7,32 @@ import type { Puppet } from "./puppet.ts";
 export type StubEffect = (a0: number, a1: number, a2: number, a3: number) => number;
 
 /**
- * Machine code of the kernel that matters: `symbol` names it in the image, `effect` does the same in steps. Entry stubs (those the
- * IDT or LSTAR point to) also have an effect: it saves the registers where the program does, calls the trap's handler, restores.
+ * Machine code of the kernel that matters: `symbol` names it in the image, `effect` does the same in steps (`ret` excepted: the machine
+ * returns). Effects reach registers by cpu.readRegister() and cpu.writeRegister().
+ *
+ * Entry stubs (those the IDT or LSTAR point to, and ret_from_fork) also have an effect. It begins after the hardware's part (frame
+ * pushed, or RCX and R11 set) and leaves out swapgs: it saves the registers where the program does and moves RSP, calls the trap's
+ * handler, and ends with `return tail()`. `tail` restores the registers from RSP and moves RSP to the hardware's frame, or loads the
+ * user's RSP for SYSRETQ; it returns which instruction comes next: LEAVE_IRETQ or LEAVE_SYSRETQ. It stands alone because a path that
+ * goes on from a cut point runs it after `resume`.
  */
 export interface Stub {
   readonly symbol: string;
   readonly effect: StubEffect;
+  readonly tail?: () => number;
 }
+
+/** What an entry stub's effect returns: the instruction with which it leaves. */
+export const LEAVE_IRETQ = 0;
+export const LEAVE_SYSRETQ = 1;
+
+// Stubs whose work is in the structures of the core rather than in memory or registers, known by name to machines without instructions.
+/** 32 calls that overwrite the return stack. */
+export const STUB_FILL_RETURN_BUFFER = "fill_return_buffer";
+/** Reads 64 KiB: what L1D held is gone. */
+export const STUB_L1D_FLUSH_SOFTWARE = "l1d_flush_software";
+/** VERW with MD_CLEAR: overwrites fill and store buffers. */
+export const STUB_CLEAR_CPU_BUFFERS = "clear_cpu_buffers";
 
 export interface KernelImage {
   /** Virtual address of the first byte; `physicalBase` is where it is loaded. */

@@ -25,6 +25,10 @@ export class Path {
   private reentered = 0;
   /** Set while a stub call (for example a guest) was under way when the path was suspended: the call goes on, it does not start anew. */
   isInStub = false;
+  /** What follows the last recorded step has not run yet (the path slept in that step, or has not begun). Set by the seam. */
+  isPastStep = true;
+  /** What follows the last recorded step ran before the suspension: observers stay muted until the next step. Set by the seam. */
+  isBehind = false;
 
   constructor(root: PathRoot) {
     this.root = root;
@@ -98,10 +102,13 @@ export class Path {
     this.nested.length = 0;
     this.reentered = 0;
     this.isInStub = false;
+    this.isPastStep = true;
+    this.isBehind = false;
   }
 
   /** Prepares the path for running again from its root. */
   rewind(): void {
+    this.isBehind = !this.isPastStep;
     this.cursor = 0;
     this.reentered = 0;
   }
@@ -109,6 +116,21 @@ export class Path {
   /** For snapshots: the recorded results. Roots are functions and are named by the caller. */
   recorded(): Float64Array {
     return this.values.slice(0, this.length);
+  }
+
+  /** Makes this path equal to `other`, of which later runs leave it alone: for snapshots. */
+  copyFrom(other: Path): void {
+    this.root = other.root;
+    if (this.values.length < other.length) this.values = new Float64Array(other.values.length);
+    this.values.set(other.values.subarray(0, other.length));
+    this.length = other.length;
+    this.cursor = other.cursor;
+    this.nested.length = 0;
+    this.nested.push(...other.nested);
+    this.reentered = other.reentered;
+    this.isInStub = other.isInStub;
+    this.isPastStep = other.isPastStep;
+    this.isBehind = other.isBehind;
   }
 
   private grow(): void {

@@ -29,6 +29,8 @@ export type Puppet = (view: PuppetView) => PuppetAction;
 export const PUPPET_TEXT = 0x400000;
 export const PUPPET_STATE = 0x600000;
 export const PUPPET_STAGING = 0x601000;
+/** Read-only: u32 length of the process's arguments, then their bytes (as many pages as they need). */
+export const PUPPET_ARGUMENTS = 0x10000000;
 export const PUPPET_STACK_TOP = 0x7ffffffff000;
 
 /** Offsets of the blocks in the text page. */

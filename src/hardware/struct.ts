@@ -176,7 +176,8 @@ export type View<T> = T extends Struct<string, infer F> ? Properties<F> : never;
 /** Declares a structure: `name` is the kernel's, fields in order with C alignment. */
 export function struct<S extends string, F extends Fields>(name: S, fields: F): Struct<S, F> {
   class StructView {
-    readonly address: VirtAddr;
+    // Declared, not defined: a field initializer would cost more than all the rest of making a view.
+    declare readonly address: VirtAddr;
     constructor(address: VirtAddr) {
       this.address = address;
     }

@@ -5,6 +5,9 @@ import { skx } from "./skx.ts";
 
 export const CPU_MODELS: readonly CpuModel[] = [skx, clx];
 
+/** What a run simulates unless told otherwise: the affected part. */
+export const DEFAULT_CPU_MODEL: CpuModel = skx;
+
 export function findCpuModel(key: string): CpuModel | undefined {
   return CPU_MODELS.find((model) => model.key === key);
 }

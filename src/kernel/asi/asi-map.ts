@@ -1,0 +1,178 @@
+// What a restricted address space maps: translations copied, page by page, from the unrestricted tables, at the same virtual address
+// and to the same frame. Kernel-half tables below the root are shared by all domains and never freed.
+import { EBUSY, ENOMEM, type Errno } from "../../abi/index.ts";
+import {
+  addVirt,
+  assert,
+  cpu,
+  hex,
+  isPageAligned,
+  levelSize,
+  PAGE_SIZE,
+  type PhysAddr,
+  PTE_LARGE,
+  PTE_PRESENT,
+  type Ptr,
+  type VirtAddr,
+} from "../../hardware/index.ts";
+import { __GFP_RECLAIM, __GFP_ZERO, GFP_KERNEL, type Gfp } from "../mm/gfp.ts";
+import { va } from "../mm/layout.ts";
+import { Mm } from "../mm/mm-struct.ts";
+import { allocUnmappedPages, freePages } from "../mm/page-alloc.ts";
+import { pageToPhys } from "../mm/page-struct.ts";
+import {
+  clearEntry,
+  entryAlloc,
+  entryAt,
+  frameOf,
+  isPresent,
+  KERNPG_TABLE,
+  lookupAddress,
+  type Translation,
+  translate,
+} from "../mm/page-table.ts";
+import { flushTlbKernelRange } from "../mm/tlb.ts";
+import { WARN_MAP_CONFLICT, WARN_MAP_IN_CRITICAL, warn } from "../trace.ts";
+import { ASI_GLOBAL_NONSENSITIVE, asiEnabled } from "./asi-state.ts";
+import { Asi } from "./asi-struct.ts";
+import { asiInCriticalSection } from "./asi-transition.ts";
+
+function checkRange(address: VirtAddr, bytes: number): void {
+  assert(isPageAligned(address) && isPageAligned(bytes) && address < 0, () => `asi_map: not kernel pages: ${hex(address)} + ${bytes}`);
+  if (asiInCriticalSection()) warn(WARN_MAP_IN_CRITICAL);
+}
+
+/**
+ * A zeroed page for a table, or 0. Not mapped on allocation, which would need another table; then mapped as far as that succeeds, so
+ * that allocating a page in the restricted address space need not leave it (kernel: `asi_pgtbl_alloc()`).
+ */
+function allocTable(gfp: Gfp): PhysAddr | 0 {
+  const page = allocUnmappedPages((gfp & __GFP_RECLAIM) | __GFP_ZERO, 0);
+  return page === 0 ? 0 : pageToPhys(page);
+}
+
+function freeTable(table: PhysAddr): void {
+  freePages(va(table), 0);
+}
+
+/** Makes the nonsensitive range `[address, address + bytes)` visible in `asi` with GFP_KERNEL. Kernel: `asi_map()`. */
+export function asiMap(asi: Ptr<"asi">, address: VirtAddr, bytes: number): 0 | Errno {
+  return asiMapGfp(asi, address, bytes, GFP_KERNEL);
+}
+
+/**
+ * Makes `[address, address + bytes)` visible in `asi` by copying translations that the unrestricted tables hold (kernel:
+ * `asi_map_gfp()`). Pages that are absent there are skipped. Page aligned; not inside a critical section. Nothing is flushed.
+ * @returns 0; ENOMEM: what was mapped so far stays, the caller unmaps it; EBUSY: a larger leaf already maps another frame.
+ */
+export function asiMapGfp(asi: Ptr<"asi">, address: VirtAddr, bytes: number, gfp: Gfp): 0 | Errno {
+  if (!asiEnabled()) return 0;
+  checkRange(address, bytes);
+  const { pgd, mm } = Asi.at(asi);
+  const unrestricted = Mm.at(mm).pgd;
+  let at = 0;
+  while (at < bytes) {
+    const here = addVirt(address, at);
+    const source = lookupAddress(unrestricted, here);
+    const size = levelSize(source.level);
+    const inside = here - Math.floor(here / size) * size;
+    if (!isPresent(source)) {
+      at += size - inside;
+      continue;
+    }
+    const isWhole = source.level > 1 && inside === 0 && bytes - at >= size;
+    if (isWhole && mapLeaf(pgd, here, source, gfp)) {
+      at += size;
+      continue;
+    }
+    const error = mapPage(pgd, here, source, gfp);
+    if (error !== 0) return error;
+    at += PAGE_SIZE;
+  }
+  return 0;
+}
+
+/** Copies a large leaf whole. @returns false where tables for smaller pages are there already, or no memory. */
+function mapLeaf(pgd: PhysAddr, address: VirtAddr, source: Translation, gfp: Gfp): boolean {
+  const made: PhysAddr[] = [];
+  const entry = entryAlloc(pgd, address, source.level, KERNPG_TABLE, () => noted(made, gfp), freeTable);
+  mapTables(made, gfp);
+  if (entry === 0) return false;
+  const low = cpu.load64(entry);
+  if ((low & PTE_PRESENT) !== 0 && (low & PTE_LARGE) === 0) return false;
+  cpu.store64(entry, source.low, source.high);
+  return true;
+}
+
+/** Maps one 4 KiB page of `source`. */
+function mapPage(pgd: PhysAddr, address: VirtAddr, source: Translation, gfp: Gfp): 0 | Errno {
+  const made: PhysAddr[] = [];
+  const entry = entryAlloc(pgd, address, 1, KERNPG_TABLE, () => noted(made, gfp), freeTable);
+  mapTables(made, gfp);
+  const frame = translate(source, address);
+  const page = (frame - (frame % PAGE_SIZE)) as PhysAddr;
+  if (entry === 0) {
+    const there = lookupAddress(pgd, address);
+    if (!isPresent(there)) return ENOMEM;
+    if (translate(there, address) === frame) return 0;
+    warn(WARN_MAP_CONFLICT);
+    return EBUSY;
+  }
+  // The attributes of the source, without its size bit, and NX.
+  const flags = source.level === 1 ? source.low & 0xfff : source.low & 0xfff & ~PTE_LARGE;
+  cpu.store64(entry, ((page % 2 ** 32) + flags) >>> 0, (Math.floor(page / 2 ** 32) | (source.high & 0x80000000)) >>> 0);
+  return 0;
+}
+
+function noted(made: PhysAddr[], gfp: Gfp): PhysAddr | 0 {
+  const table = allocTable(gfp);
+  if (table !== 0) made.push(table);
+  return table;
+}
+
+/** Maps new tables in the direct map of every domain; a failure only costs an exit later. */
+function mapTables(made: readonly PhysAddr[], gfp: Gfp): void {
+  for (const table of made) asiMapGfp(ASI_GLOBAL_NONSENSITIVE, va(table), PAGE_SIZE, gfp);
+}
+
+/**
+ * Takes `[address, address + bytes)` out of `asi` and flushes it from the TLBs of every CPU (kernel: `asi_unmap()`). Interrupts on; may
+ * wait. A range that cuts a large leaf is a bug of the caller.
+ */
+export function asiUnmap(asi: Ptr<"asi">, address: VirtAddr, bytes: number): void {
+  if (!asiEnabled() || bytes === 0) return;
+  checkRange(address, bytes);
+  const { pgd } = Asi.at(asi);
+  let at = 0;
+  while (at < bytes) {
+    const here = addVirt(address, at);
+    const found = lookupAddress(pgd, here);
+    const size = levelSize(found.level);
+    const inside = here - Math.floor(here / size) * size;
+    if (isPresent(found)) {
+      assert(inside === 0 && bytes - at >= size, () => `asi_unmap() of a part of a large page: ${hex(here)}`);
+      clearEntry(found.entry);
+    }
+    at += size - inside;
+  }
+  flushTlbKernelRange(address, addVirt(address, bytes));
+}
+
+/** Shares the tables below the root that map `address` (kernel: `asi_clone_pgd()`): what they get later, every domain has too. */
+export function asiClonePgd(address: VirtAddr): void {
+  const global = Asi.at(ASI_GLOBAL_NONSENSITIVE);
+  const from = entryAt(va(Mm.at(global.mm).pgd), address, 4);
+  const low = cpu.load64(from);
+  cpu.store64(entryAt(va(global.pgd), address, 4), low, cpu.high);
+}
+
+/** True when `address` is mapped in the tables at `pgd`. For assertions and tests. */
+export function isMappedIn(pgd: PhysAddr, address: VirtAddr): boolean {
+  return isPresent(lookupAddress(pgd, address));
+}
+
+/** Frame that `pgd` maps `address` to, or undefined. For tests. */
+export function frameIn(pgd: PhysAddr, address: VirtAddr): PhysAddr | undefined {
+  const found = lookupAddress(pgd, address);
+  return isPresent(found) ? frameOf(found) : undefined;
+}

@@ -1,0 +1,39 @@
+// The kernel as a machine takes it: text, traps, handlers, stubs, puppets.
+import type { KernelImage, PhysAddr, Puppet, Stub } from "../../hardware/index.ts";
+import type { ProcessConfig } from "../linux/process.ts";
+import { KERNEL_TEXT_BASE, KERNEL_TEXT_PHYSICAL } from "../static-data.ts";
+import { STARTUP_SYMBOL } from "./boot-stubs.ts";
+import { type KernelHooks, kernelCode } from "./kernel-stubs.ts";
+import { kernelText } from "./kernel-text.ts";
+import { startKernel, startSecondary } from "./start-kernel.ts";
+
+/** `cordon`: the series as it should be. `rfc-v2`: as posted, its faults included. */
+export type Preset = "cordon" | "rfc-v2";
+
+export interface KernelConfig {
+  readonly preset: Preset;
+  /** Started in this order, pids from 1. */
+  readonly processes: readonly ProcessConfig[];
+  /** Puppets that the processes name. */
+  readonly puppets: ReadonlyMap<string, Puppet>;
+  readonly hooks?: KernelHooks;
+  /** Runs in the boot CPU's context when everything is up, before the processes start (kernel: late_initcall()). */
+  readonly lateInitcall?: () => void;
+}
+
+/** Builds the image for a configuration. The command line is not part of it: firmware gives it to the kernel. */
+export function buildKernelImage(config: KernelConfig): KernelImage {
+  const { bytes, symbols, traps } = kernelText();
+  const { stubs, handlers } = kernelCode(() => startKernel(config), startSecondary, config.hooks ?? {});
+  return {
+    base: KERNEL_TEXT_BASE,
+    physicalBase: KERNEL_TEXT_PHYSICAL as PhysAddr,
+    bytes: bytes.slice(),
+    symbols,
+    traps,
+    handlers,
+    stubs: new Map(stubs.map((stub): [string, Stub] => [stub.symbol, stub])),
+    puppets: config.puppets,
+    entrySymbol: STARTUP_SYMBOL,
+  };
+}

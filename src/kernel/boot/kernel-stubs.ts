@@ -1,0 +1,66 @@
+// All machine code of the kernel, and which TypeScript function each trap in it calls. The functions of a run's own hooks are found by
+// way of the hook table, so that the text is the same for every configuration.
+
+import { idtEntryStub, specialEntryStubs } from "../entry/entry-stubs.ts";
+import { excDoubleFault, exceptions, excMachineCheck } from "../entry/exceptions.ts";
+import { interrupts } from "../entry/interrupts.ts";
+import { excNmi } from "../entry/nmi.ts";
+import { retFromFork } from "../entry/ret-from-fork.ts";
+import { doSyscall64 } from "../entry/syscall.ts";
+import { HYPERCALL_STUBS } from "../kvm/hypercall-gadget.ts";
+import { VMX_ENTER_STUBS } from "../kvm/vmx/enter-stub.ts";
+import { flushStubs } from "../mitigations/flush-stubs.ts";
+import { uaccessStubs } from "../mm/uaccess.ts";
+import type { StubProgram } from "../stub-program.ts";
+import { bootStubs, startupStubs } from "./boot-stubs.ts";
+
+/** What a run adds to the kernel: handlers of NMIs and of IRQ_WORK_VECTOR, for tests and experiments. */
+export interface KernelHooks {
+  readonly nmi?: () => void;
+  readonly irqWork?: () => void;
+}
+
+/** Traps by name. */
+export type TrapHandlers = ReadonlyMap<string, () => void>;
+
+export interface KernelCode {
+  readonly stubs: readonly StubProgram[];
+  readonly handlers: TrapHandlers;
+}
+
+/** Stubs and handlers for a run. `startKernel`, `startSecondary`: the first functions of the CPUs. */
+export function kernelCode(startKernel: () => void, startSecondary: () => void, hooks: KernelHooks): KernelCode {
+  const nmi = excNmi(hooks.nmi);
+  const irqs = interrupts(hooks.irqWork);
+  const faults = exceptions();
+  const stubs = [
+    ...bootStubs,
+    ...startupStubs(startKernel, startSecondary),
+    ...specialEntryStubs({ doSyscall64, excNmi: nmi, excDoubleFault, excMachineCheck, retFromFork }),
+    ...faults.map((e) => idtEntryStub(e.symbol, e.handlerName, e.hasErrorCode, e.handler)),
+    ...irqs.map((i) => idtEntryStub(i.symbol, i.handlerName, false, i.handler)),
+    ...flushStubs,
+    ...uaccessStubs,
+    ...HYPERCALL_STUBS,
+    ...VMX_ENTER_STUBS,
+  ];
+  const handlers = new Map<string, () => void>([
+    ["start_kernel", startKernel],
+    ["start_secondary", startSecondary],
+    ["do_syscall_64", doSyscall64],
+    ["exc_nmi", nmi],
+    ["exc_double_fault", excDoubleFault],
+    ["exc_machine_check", excMachineCheck],
+    ["ret_from_fork", retFromFork],
+    ...faults.map((e): [string, () => void] => [e.handlerName, e.handler]),
+    ...irqs.map((i): [string, () => void] => [i.handlerName, i.handler]),
+  ]);
+  return { stubs, handlers };
+}
+
+const notStarted = (): void => undefined;
+
+/** The stubs as text: what they call does not change their bytes. */
+export function kernelStubs(): readonly StubProgram[] {
+  return kernelCode(notStarted, notStarted, {}).stubs;
+}

@@ -1,0 +1,177 @@
+// The kernel's first functions, on the boot CPU and on the others, and what they become: the idle tasks.
+
+import { isErr } from "../../abi/index.ts";
+import {
+  addVirt,
+  assert,
+  BOOT_CPUS,
+  BOOT_WAKEUP_MAILBOX,
+  cpu,
+  EFER_SCE,
+  high32,
+  low32,
+  MSR_EFER,
+  MSR_GS_BASE,
+  MSR_KERNEL_GS_BASE,
+  MSR_LSTAR,
+  MSR_STAR,
+  MSR_SYSCALL_MASK,
+  MSR_X2APIC_SIVR,
+  type PhysAddr,
+  type Ptr,
+  RFLAGS_AC,
+  RFLAGS_DF,
+  RFLAGS_IF,
+  RFLAGS_NT,
+  RFLAGS_TF,
+  VECTOR_DF,
+  VECTOR_MC,
+  VECTOR_NMI,
+  type VirtAddr,
+} from "../../hardware/index.ts";
+import { asiGlobalInit, asiGlobalInitPgd } from "../asi/asi-global.ts";
+import { asiRfcV2, asiTaints } from "../asi/asi-state.ts";
+import { ASI_TAINT_KERNEL_DATA } from "../asi/asi-struct.ts";
+import { cpuInitExceptionHandling, setGate } from "../entry/descriptor-tables.ts";
+import { exceptions } from "../entry/exceptions.ts";
+import { interrupts } from "../entry/interrupts.ts";
+import { __KERNEL_CS, __USER32_CS, IST_INDEX_DF, IST_INDEX_MCE, IST_INDEX_NMI, SPURIOUS_APIC_VECTOR } from "../entry/vectors.ts";
+import { kvmInit } from "../kvm/init.ts";
+import { startProcess } from "../linux/process.ts";
+import { identifyBootCpu } from "../mitigations/cpu-features.ts";
+import { asiCheckBoottimeDisable, selectAsiFlushes } from "../mitigations/select.ts";
+import { loadSwapperPgDir, mmCoreInit, setupArchMemory } from "../mm/boot-memory.ts";
+import { va } from "../mm/layout.ts";
+import { nrCpuIds, onlineCpus, perCpuBase, setCpuOnline, setupPerCpuAreas } from "../mm/percpu.ts";
+import { initializeTlbstateAndFlush } from "../mm/tlb.ts";
+import { currentTask, topOfStack } from "../sched/current.ts";
+import { cpuStartupEntry } from "../sched/idle.ts";
+import { RunQueue, runQueueAt, runqueues } from "../sched/run-queue.ts";
+import { forkIdle, initBootTask, initTask } from "../sched/task.ts";
+import { TaskStruct, THREAD_SIZE } from "../sched/task-struct.ts";
+import { calibrateTsc, setupTimer } from "../sched/tick.ts";
+import { printk, TRACE_BOOT_DONE, trace } from "../trace.ts";
+import { initialStack, SECONDARY_STARTUP_SYMBOL } from "./boot-stubs.ts";
+import { bootCommandLine, saveCommandLine } from "./command-line.ts";
+import type { KernelConfig } from "./kernel-image.ts";
+import { symbolAddress } from "./kernel-text.ts";
+
+/** Software-enable bit of the spurious-vector register. SDM vol. 3, 12.9. */
+const APIC_SOFTWARE_ENABLE = 1 << 8;
+/** ACPI multiprocessor wakeup: command and offsets in the mailbox. */
+const WAKEUP = 1;
+const MAILBOX_APIC_ID = 4;
+const MAILBOX_VECTOR = 8;
+
+/** Kernel: `start_kernel()`. On the image's early tables and stack, interrupts off. Does not return. */
+export function startKernel(config: KernelConfig): void {
+  saveCommandLine();
+  const commandLine = bootCommandLine();
+  printk(`Kernel command line: ${commandLine}`);
+  identifyBootCpu();
+  if (config.preset === "rfc-v2") asiRfcV2.set(1);
+  // Before the page tables: whether kernel pages are global depends on it.
+  asiCheckBoottimeDisable(commandLine);
+  setupArchMemory();
+  const cpus = cpu.load(va(BOOT_CPUS as PhysAddr), 4);
+  setupPerCpuAreas(cpus);
+  usePerCpuArea();
+  initBootTask();
+  adoptTask(initTask);
+  initializeTlbstateAndFlush();
+  asiGlobalInitPgd();
+  mmCoreInit();
+  asiGlobalInit();
+  trapInit();
+  cpuInitExceptionHandling();
+  selectAsiFlushes();
+  calibrateTsc();
+  syscallInit();
+  apicInit();
+  setCpuOnline(cpu.id);
+  smpInit(cpus);
+  const error = kvmInit();
+  if (error !== 0) printk(`kvm: not available (${error})`);
+  cpu.enableInterrupts();
+  config.lateInitcall?.();
+  for (const process of config.processes) {
+    const failed = startProcess(process);
+    assert(failed === 0, () => `cannot start ${process.name}: error ${failed}`);
+  }
+  trace(TRACE_BOOT_DONE, cpus);
+  cpuStartupEntry();
+}
+
+/** Kernel: `start_secondary()`. Does not return. */
+export function startSecondary(): void {
+  // First of all the tables that every other function needs; the area's address is static data.
+  loadSwapperPgDir();
+  usePerCpuArea();
+  adoptTask(runQueueAt(cpu.perCpuBase).idle);
+  initializeTlbstateAndFlush();
+  cpuInitExceptionHandling();
+  syscallInit();
+  apicInit();
+  setCpuOnline(cpu.id);
+  cpu.enableInterrupts();
+  cpuStartupEntry();
+}
+
+/** GS base is the CPU's own area from here on; it has run unrestricted so far. */
+function usePerCpuArea(): void {
+  const base = perCpuBase(cpu.id);
+  cpu.perCpuBase = base;
+  cpu.writeMsr(MSR_GS_BASE, low32(base), high32(base));
+  cpu.writeMsr(MSR_KERNEL_GS_BASE, 0, 0);
+  asiTaints.set(ASI_TAINT_KERNEL_DATA);
+}
+
+function adoptTask(task: Ptr<"task_struct">): void {
+  const view = TaskStruct.at(task);
+  view.cpu = cpu.id;
+  currentTask.set(task);
+  topOfStack.set(addVirt(view.stack, THREAD_SIZE));
+  const rq = RunQueue.at(runqueues.here() as Ptr<"rq">); // what the variable embeds
+  rq.idle = task;
+}
+
+/** Fills the IDT (kernel: `idt_setup_traps()`, `idt_setup_apic_and_irq_gates()`). */
+function trapInit(): void {
+  for (const { vector, symbol, isForUser } of exceptions()) setGate(vector, symbolAddress(symbol), 0, isForUser);
+  for (const { vector, symbol } of interrupts(undefined)) setGate(vector, symbolAddress(symbol), 0, false);
+  setGate(VECTOR_NMI, symbolAddress("asm_exc_nmi"), IST_INDEX_NMI, false);
+  setGate(VECTOR_DF, symbolAddress("asm_exc_double_fault"), IST_INDEX_DF, false);
+  setGate(VECTOR_MC, symbolAddress("asm_exc_machine_check"), IST_INDEX_MCE, false);
+}
+
+/** Kernel: `syscall_init()`. */
+function syscallInit(): void {
+  const entry = symbolAddress("entry_SYSCALL_64");
+  cpu.writeMsr(MSR_STAR, 0, ((__USER32_CS << 16) | __KERNEL_CS) >>> 0);
+  cpu.writeMsr(MSR_LSTAR, low32(entry), high32(entry));
+  cpu.writeMsr(MSR_SYSCALL_MASK, RFLAGS_TF | RFLAGS_IF | RFLAGS_DF | RFLAGS_NT | RFLAGS_AC, 0);
+  const efer = cpu.readMsr(MSR_EFER);
+  cpu.writeMsr(MSR_EFER, efer | EFER_SCE, cpu.high);
+}
+
+/** Kernel: `setup_local_APIC()`, in x2APIC mode from the start. */
+function apicInit(): void {
+  cpu.writeMsr(MSR_X2APIC_SIVR, APIC_SOFTWARE_ENABLE | SPURIOUS_APIC_VECTOR, 0);
+  setupTimer();
+}
+
+/** Starts the other CPUs, one after the other (kernel: `smp_init()`, `acpi_wakeup_cpu()`). */
+function smpInit(cpus: number): void {
+  const mailbox: VirtAddr = va(BOOT_WAKEUP_MAILBOX as PhysAddr);
+  for (let id = 1; id < cpus; id++) {
+    const idle = forkIdle(id);
+    assert(!isErr(idle), () => `out of memory at boot: idle task of CPU ${id}`);
+    runQueueAt(perCpuBase(id)).idle = idle;
+    cpu.storeWord(initialStack, addVirt(TaskStruct.at(idle).stack, THREAD_SIZE));
+    cpu.store(addVirt(mailbox, MAILBOX_APIC_ID), 4, id);
+    cpu.storeWord(addVirt(mailbox, MAILBOX_VECTOR), symbolAddress(SECONDARY_STARTUP_SYMBOL));
+    cpu.store(mailbox, 2, WAKEUP);
+    while ((onlineCpus() & (1 << id)) === 0) cpu.pause();
+  }
+  printk(`smp: Brought up 1 node, ${nrCpuIds()} CPU${cpus === 1 ? "" : "s"}`);
+}

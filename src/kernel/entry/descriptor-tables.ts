@@ -1,0 +1,89 @@
+// GDT, TSS and IDT: segments, the stack on which each interrupt arrives, and which entry stub it goes to. SDM vol. 3, 3.4.5, 7.14, 8.7.
+import { addVirt, assert, bytes, cpu, high32, low32, PAGE_SIZE, perCpu, u16, type VirtAddr, virtual, word } from "../../hardware/index.ts";
+import { GFP_KERNEL } from "../mm/gfp.ts";
+import { getFreePages } from "../mm/page-alloc.ts";
+import { staticBytes } from "../static-data.ts";
+import { GDT_ENTRY_TSS, IST_INDEX_DF, IST_INDEX_MCE, IST_INDEX_NMI } from "./vectors.ts";
+
+const GDT_BYTES = 0x50;
+const TSS_BYTES = 104;
+const TSS_RSP0 = 4;
+const TSS_IST1 = 36;
+const TSS_IO_MAP_BASE = 102;
+const IDT_BYTES = 256 * 16;
+
+/** This CPU's GDT (kernel: gdt_page). */
+export const gdtPage = perCpu("gdt_page", bytes(GDT_BYTES, 16));
+/** This CPU's task state segment (kernel: cpu_tss_rw). */
+export const cpuTss = perCpu("cpu_tss_rw", bytes(TSS_BYTES + 8, 16));
+/** Top of this CPU's NMI stack: to tell whether an address is on it. */
+export const nmiStackTop = perCpu("nmi_stack_top", virtual);
+/** One IDT for all CPUs (kernel: idt_table). */
+export const idtTable = staticBytes("idt_table", IDT_BYTES, 4096);
+
+// Segment descriptors, high halves: present, DPL, type, long mode or granularity. Base 0, limit 0xfffff.
+const DESC_KERNEL_CS = 0x00af9b00;
+const DESC_KERNEL_DS = 0x00cf9300;
+const DESC_USER32_CS = 0x00cffb00;
+const DESC_USER_DS = 0x00cff300;
+const DESC_USER_CS = 0x00affb00;
+const DESC_LIMIT_LOW = 0x0000ffff;
+/** Available 64-bit TSS, present. */
+const TYPE_TSS = 0x89;
+
+function writeGdt(): void {
+  const gdt = gdtPage.here();
+  const put = (selector: number, high: number): void => cpu.store64(addVirt(gdt, selector & ~7), DESC_LIMIT_LOW, high);
+  put(0x10, DESC_KERNEL_CS);
+  put(0x18, DESC_KERNEL_DS);
+  put(0x20, DESC_USER32_CS);
+  put(0x28, DESC_USER_DS);
+  put(0x30, DESC_USER_CS);
+  const base = cpuTss.here();
+  const low = low32(base);
+  const limitAndBase = (TSS_BYTES - 1) | ((low & 0xffff) << 16);
+  const typeAndBase = ((low >>> 16) & 0xff) | (TYPE_TSS << 8) | (low & 0xff000000);
+  cpu.store64(addVirt(gdt, GDT_ENTRY_TSS), limitAndBase >>> 0, typeAndBase >>> 0);
+  cpu.store64(addVirt(gdt, GDT_ENTRY_TSS + 8), high32(base), 0);
+}
+
+function allocStack(): VirtAddr {
+  const stack = getFreePages(GFP_KERNEL, 0);
+  assert(stack !== 0, () => "out of memory at boot: interrupt stack");
+  return addVirt(stack as VirtAddr, PAGE_SIZE); // not 0
+}
+
+/** Stack on which interrupts from user mode arrive: the top of the running task's (kernel: `load_sp0()`). */
+export function loadSp0(top: VirtAddr): void {
+  word.set(addVirt(cpuTss.here(), TSS_RSP0), top);
+}
+
+/** Makes and loads this CPU's GDT and TSS (kernel: `cpu_init_exception_handling()`). The page allocator is up. */
+export function cpuInitExceptionHandling(): void {
+  const tss = cpuTss.here();
+  for (const ist of [IST_INDEX_DF, IST_INDEX_NMI, IST_INDEX_MCE]) {
+    const top = allocStack();
+    word.set(addVirt(tss, TSS_IST1 + 8 * (ist - 1)), top);
+    if (ist === IST_INDEX_NMI) nmiStackTop.set(top);
+  }
+  u16.set(addVirt(tss, TSS_IO_MAP_BASE), TSS_BYTES);
+  writeGdt();
+  cpu.loadTable("gdt", gdtPage.here(), GDT_BYTES - 1);
+  cpu.callStub("reload_segments");
+  cpu.loadTable("tr", GDT_ENTRY_TSS, 0);
+  cpu.loadTable("idt", idtTable, IDT_BYTES - 1);
+}
+
+/** Gate of the IDT: 64-bit interrupt gate, so that interrupts are off at the handler's first instruction. */
+const GATE_INTERRUPT = 0x8e00;
+const DPL3 = 0x6000;
+const KERNEL_CS = 0x10;
+
+/** Points `vector` to the code at `entry` (kernel: `set_intr_gate()`). `ist`: 0 for the task's stack. */
+export function setGate(vector: number, entry: VirtAddr, ist: number, isForUser: boolean): void {
+  const low = low32(entry);
+  const gate = addVirt(idtTable, 16 * vector);
+  const flags = GATE_INTERRUPT | (isForUser ? DPL3 : 0) | ist;
+  cpu.store64(gate, ((low & 0xffff) | (KERNEL_CS << 16)) >>> 0, ((low & 0xffff0000) | flags) >>> 0);
+  cpu.store64(addVirt(gate, 8), high32(entry), 0);
+}

@@ -1,0 +1,9 @@
+// The first kernel code of a new user task: it ends the switch that brought it here and goes to user mode.
+import { finishTaskSwitch } from "../sched/schedule.ts";
+import { exitToUserModePrepare } from "./exit-to-user.ts";
+
+/** Kernel: `ret_from_fork()`. Interrupts are off, the run queue's lock is held. */
+export function retFromFork(): void {
+  finishTaskSwitch();
+  exitToUserModePrepare();
+}

@@ -1,0 +1,40 @@
+// System calls: from the trap in entry_SYSCALL_64 to the result in RAX and back.
+
+import { ENOSYS } from "../../abi/index.ts";
+import { cpu } from "../../hardware/index.ts";
+import { syscallTable } from "../linux/syscall-table.ts";
+import { current } from "../sched/current.ts";
+import { staticBytes } from "../static-data.ts";
+import { TRACE_SYSCALL, trace } from "../trace.ts";
+import { exitToUserModePrepare } from "./exit-to-user.ts";
+import { PtRegs, taskPtRegs } from "./pt-regs.ts";
+
+/** Work of a real system call entry and exit beyond our steps (context tracking, audit checks, register clearing). Assumed. */
+const SYSCALL_CYCLES = 120;
+/** Data that a real entry and exit walk through beyond ours: context tracking, accounting, seccomp state. Assumed: 32 lines. */
+const SYSCALL_TOUCHED_BYTES = 2048;
+const syscallFootprint = staticBytes("syscall_footprint", SYSCALL_TOUCHED_BYTES, 4096);
+
+/**
+ * Kernel: `do_syscall_64()`. Interrupts are off on entry. The class for user processes would relax here and enter at the end of
+ * syscallExit() (spec 2.15).
+ */
+export function doSyscall64(): void {
+  const regs = PtRegs.at(taskPtRegs(current()));
+  const number = regs.origRax;
+  cpu.charge(SYSCALL_CYCLES);
+  cpu.touch(syscallFootprint, SYSCALL_TOUCHED_BYTES);
+  cpu.enableInterrupts();
+  trace(TRACE_SYSCALL, number);
+  const call = syscallTable.get(number);
+  syscallExit(call === undefined ? ENOSYS : call(regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9));
+}
+
+/**
+ * The end of a system call of the running task: also what a path that went on from a cut point ends with (kernel:
+ * `syscall_exit_to_user_mode()`).
+ */
+export function syscallExit(result: number): void {
+  PtRegs.at(taskPtRegs(current())).rax = result;
+  exitToUserModePrepare();
+}

@@ -1,0 +1,25 @@
+// The kernel's face: the image for a machine, trace points, and what reports and checks need to know of its memory.
+
+export { asiClassName } from "./asi/asi-class.ts";
+export { asiDestroy, asiInit } from "./asi/asi-domain.ts";
+export { asiMap, asiMapGfp, asiUnmap, isMappedIn } from "./asi/asi-map.ts";
+export * from "./asi/asi-state.ts";
+export * from "./asi/asi-struct.ts";
+export { asiEnter, asiExit, asiInCriticalSection, asiIsRelaxed, asiIsRestricted, asiRelax } from "./asi/asi-transition.ts";
+export { buildKernelImage, type KernelConfig, type Preset } from "./boot/kernel-image.ts";
+export type { KernelHooks } from "./boot/kernel-stubs.ts";
+export { symbolAddress, symbolOf } from "./boot/kernel-text.ts";
+export { PtRegs } from "./entry/pt-regs.ts";
+export * from "./entry/vectors.ts";
+export type { ProcessConfig } from "./linux/process.ts";
+export { hcTable, hcTableSize } from "./kvm/hypercall-gadget.ts";
+export { GFP_ATOMIC, GFP_KERNEL } from "./mm/gfp.ts";
+export { pa, PAGE_OFFSET, va } from "./mm/layout.ts";
+export { getFreePages } from "./mm/page-alloc.ts";
+export { Mm } from "./mm/mm-struct.ts";
+export { loadedMm, loadedMmAsid } from "./mm/tlb-struct.ts";
+export { current, currentTask } from "./sched/current.ts";
+export { allTasks, initTask, taskComm } from "./sched/task.ts";
+export { TaskStruct, ThreadStruct } from "./sched/task-struct.ts";
+export { KERNEL_DATA_BASE, KERNEL_DATA_PHYSICAL, KERNEL_TEXT_BASE, staticObjects } from "./static-data.ts";
+export * from "./trace.ts";

@@ -1,0 +1,86 @@
+// What goes into CR3: a root table and a process-context identifier, which says in two bits whose restricted address space it is.
+//
+//   PCID   11 PTI's user tables (never set here) | 10..9 ASI class + 1, 0 = unrestricted | 8..0 ASID + 1      (spec 2.8, PTI configured)
+import { CR4_PCIDE, CR4_PGE, type Cr3, cpu, cr3, INVPCID_ALL_GLOBAL, type Pcid, type PhysAddr, pcid } from "../../hardware/index.ts";
+import { asiEnabled, currAsi } from "../asi/asi-state.ts";
+import { Asi, type AsiClassId } from "../asi/asi-struct.ts";
+import { staticKey } from "../static-key.ts";
+import { Mm } from "./mm-struct.ts";
+import { loadedMm, loadedMmAsid } from "./tlb-struct.ts";
+
+/** Kernel: X86_CR3_ASI_PCID_BITS_SHIFT, in the layout with a PTI bit. */
+const ASI_PCID_SHIFT = 9;
+
+/** Kernel: X86_FEATURE_PCID, X86_FEATURE_INVPCID, X86_FEATURE_PGE. */
+const featurePcid = staticKey("X86_FEATURE_PCID");
+const featureInvpcid = staticKey("X86_FEATURE_INVPCID");
+const featurePge = staticKey("X86_FEATURE_PGE");
+
+const CPUID_1_ECX_PCID = 1 << 17;
+const CPUID_1_EDX_PGE = 1 << 13;
+const CPUID_7_EBX_INVPCID = 1 << 10;
+
+/** Finds out what the CPU has for TLB tagging. Boot CPU, before the kernel's own tables are built. */
+export function detectTlbFeatures(): void {
+  const pge = (cpu.cpuid(1, 0, 3) & CPUID_1_EDX_PGE) !== 0;
+  featurePge.set(pge ? 1 : 0);
+  // PCIDs without global pages are not used (kernel: setup_pcid()).
+  featurePcid.set(pge && (cpu.cpuid(1, 0, 2) & CPUID_1_ECX_PCID) !== 0 ? 1 : 0);
+  featureInvpcid.set((cpu.cpuid(7, 0, 1) & CPUID_7_EBX_INVPCID) !== 0 ? 1 : 0);
+}
+
+/** Turns PCIDs on for this CPU (kernel: `setup_pcid()`, `cr4_init()`). CR3 must hold PCID 0. */
+export function enablePcid(): void {
+  if (featurePcid.isEnabled()) cpu.writeCr4(cpu.readCr4() | CR4_PCIDE);
+}
+
+/** Kernel: X86_FEATURE_PCID. */
+export function hasPcid(): boolean {
+  return featurePcid.isEnabled();
+}
+
+/** Kernel pages carry the Global bit unless restricted address spaces differ in them (spec 2.9, rule 1). */
+export function kernelPagesAreGlobal(): boolean {
+  return featurePge.isEnabled() && !asiEnabled();
+}
+
+/** PCID of the unrestricted address space of ASID `asid`, 0..5 (kernel: `kern_pcid()`). */
+export function kernPcid(asid: number): Pcid {
+  return pcid(featurePcid.isEnabled() ? asid + 1 : 0);
+}
+
+/** PCID of the restricted address space of class `id` under ASID `asid` (kernel: `asi_pcid()`). */
+export function asiPcid(asid: number, id: AsiClassId): Pcid {
+  return pcid(featurePcid.isEnabled() ? (asid + 1) | ((id + 1) << ASI_PCID_SHIFT) : 0);
+}
+
+/** Kernel: `build_cr3()`. */
+export function buildCr3(pgd: PhysAddr, asid: number): Cr3 {
+  return cr3(pgd, kernPcid(asid));
+}
+
+/**
+ * What CR3 holds, computed rather than read, which would be slower (kernel: `__get_current_cr3_fast()`). Interrupts off, and stable
+ * only inside a critical section or while unrestricted: an NMI may leave the restricted address space at any time.
+ */
+export function getCurrentCr3Fast(): Cr3 {
+  const asid = loadedMmAsid.get();
+  const restricted = currAsi.get();
+  if (restricted !== 0) {
+    const asi = Asi.at(restricted);
+    return cr3(asi.pgd, asiPcid(asid, asi.classId as AsiClassId)); // written by asiInit() alone
+  }
+  return buildCr3(Mm.at(loadedMm.get()).pgd, asid);
+}
+
+/** Drops every translation of this CPU, all PCIDs and global ones included (kernel: `native_flush_tlb_global()`). */
+export function flushTlbGlobal(): void {
+  if (featureInvpcid.isEnabled()) {
+    cpu.invpcid(INVPCID_ALL_GLOBAL, 0, 0 as never);
+    return;
+  }
+  // A write that changes CR4.PGE does the same. SDM vol. 3, 5.10.4.1.
+  const cr4 = cpu.readCr4();
+  cpu.writeCr4(cr4 ^ CR4_PGE);
+  cpu.writeCr4(cr4);
+}

@@ -1,0 +1,107 @@
+// The life of a user address space. Its kernel half is a copy of the kernel's own root entries, which never change after boot.
+import {
+  addVirt,
+  assert,
+  cpu,
+  ENTRIES_PER_TABLE,
+  entryFrame,
+  KERNEL_PGD_BOUNDARY,
+  type Level,
+  NULL,
+  PAGE_SIZE,
+  type PhysAddr,
+  PTE_PRESENT,
+} from "../../hardware/index.ts";
+import { asiInitMmState } from "../asi/asi-domain.ts";
+import { ASI_MAX_NUM_CLASSES } from "../asi/asi-struct.ts";
+import { staticBytes } from "../static-data.ts";
+import { GFP_KERNEL } from "./gfp.ts";
+import { va } from "./layout.ts";
+import { INIT_MM_CTX_ID, initMm, Mm, type MmPtr } from "./mm-struct.ts";
+import { unmapAll } from "./mmap.ts";
+import { allocPages, freePages } from "./page-alloc.ts";
+import { pageToPhys } from "./page-struct.ts";
+import { kfree, kmalloc } from "./slab.ts";
+
+/** Kernel: last_mm_ctx_id. Counts from INIT_MM_CTX_ID. */
+const lastMmCtxId = staticBytes("last_mm_ctx_id", 4, 4);
+/** Numbers of mm's in labels of owners. */
+const lastMmNumber = staticBytes("last_mm_number", 4, 4);
+
+const ENTRY_BYTES = 8;
+const KERNEL_HALF = KERNEL_PGD_BOUNDARY * ENTRY_BYTES;
+
+/** A new, empty address space with one user (kernel: `mm_alloc()`). @returns NULL when there is no memory. May block. */
+export function mmAlloc(): MmPtr {
+  const mm = kmalloc(Mm.bytes, GFP_KERNEL) as MmPtr;
+  if (mm === NULL) return NULL;
+  const root = allocPages(GFP_KERNEL, 0);
+  if (root === NULL) {
+    kfree(mm);
+    return NULL;
+  }
+  const view = Mm.at(mm);
+  const pgd = pageToPhys(root);
+  cpu.copy(addVirt(va(pgd), KERNEL_HALF), addVirt(va(Mm.at(initMm).pgd), KERNEL_HALF), PAGE_SIZE - KERNEL_HALF);
+  view.pgd = pgd;
+  view.users = 1;
+  view.count = 1;
+  view.context.ctxId = cpu.rmw("add", lastMmCtxId, 4, 1) + INIT_MM_CTX_ID + 1;
+  view.number = cpu.rmw("add", lastMmNumber, 4, 1) + 1;
+  asiInitMmState(mm);
+  return mm;
+}
+
+function adjust(mm: MmPtr, offset: number, by: number): number {
+  return (cpu.rmw("add", addVirt(mm, offset), 4, by >>> 0) + by) | 0;
+}
+
+/** Another user of the user half (kernel: `mmget()`). */
+export function mmget(mm: MmPtr): void {
+  adjust(mm, Mm.offset.users, 1);
+}
+
+/** One user less; with the last go all areas and their memory (kernel: `mmput()`). Interrupts on, may block. */
+export function mmput(mm: MmPtr): void {
+  const users = adjust(mm, Mm.offset.users, -1);
+  assert(users >= 0, () => `mmput() of an mm without users: ${Mm.at(mm).number}`);
+  if (users > 0) return;
+  unmapAll(mm);
+  mmdrop(mm);
+}
+
+/** Keeps the structure and its root table (kernel: `mmgrab()`). */
+export function mmgrab(mm: MmPtr): void {
+  adjust(mm, Mm.offset.count, 1);
+}
+
+/** Lets go what `mmgrab` kept; the last frees it (kernel: `mmdrop()`). Interrupts may be off. No CPU has it loaded when the last goes. */
+export function mmdrop(mm: MmPtr): void {
+  const count = adjust(mm, Mm.offset.count, -1);
+  assert(count >= 0, () => `mmdrop() of a freed mm: ${Mm.at(mm).number}`);
+  if (count > 0) return;
+  const view = Mm.at(mm);
+  for (let id = 0; id < ASI_MAX_NUM_CLASSES; id++) {
+    assert(view.asi.get(id).refCount === 0, () => `mm ${view.number} is freed with a domain of class ${id} in use`);
+  }
+  freePages(va(view.pgd), 0);
+  kfree(mm);
+}
+
+/** Frees the tables of the user half. Nothing is mapped in them any more and the TLBs know it (kernel: `free_pgtables()`). */
+export function freePageTables(mm: MmPtr): void {
+  freeTables(Mm.at(mm).pgd, 4, KERNEL_PGD_BOUNDARY);
+}
+
+function freeTables(table: PhysAddr, level: Level, entries: number): void {
+  for (let i = 0; i < entries; i++) {
+    const entry = addVirt(va(table), i * ENTRY_BYTES);
+    const low = cpu.load64(entry);
+    const high = cpu.high;
+    if ((low & PTE_PRESENT) === 0) continue;
+    const below = entryFrame(low, high);
+    if (level > 2) freeTables(below, (level - 1) as Level, ENTRIES_PER_TABLE);
+    cpu.store64(entry, 0, 0);
+    freePages(va(below), 0);
+  }
+}

@@ -1,0 +1,114 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { addVirt, cpu, NULL, PER_CPU_STATIC_BYTES, type VirtAddr } from "../../hardware/index.ts";
+import { isMappedIn } from "../asi/asi-map.ts";
+import { ASI_GLOBAL_NONSENSITIVE } from "../asi/asi-state.ts";
+import { Asi } from "../asi/asi-struct.ts";
+import { GFP_USER } from "./gfp.ts";
+import { VMALLOC_START } from "./layout.ts";
+import { withMm } from "./mm-fixture.ts";
+import { initMm, Mm } from "./mm-struct.ts";
+import { allocPages, nrFreePages } from "./page-alloc.ts";
+import { pageAddress, physToPage } from "./page-struct.ts";
+import { frameOf, isPresent, lookupAddress } from "./page-table.ts";
+import { allocPercpu, freePercpu, nrCpuIds, perCpuBase } from "./percpu.ts";
+import { vfree, vmalloc, vmap, vmMapRam } from "./vmalloc.ts";
+
+const PAGE = 4096;
+const restricted = (address: VirtAddr): boolean => isMappedIn(Asi.at(ASI_GLOBAL_NONSENSITIVE).pgd, address);
+const unrestricted = (address: VirtAddr): boolean => isPresent(lookupAddress(Mm.at(initMm).pgd, address));
+
+test("areas are handed out upwards, each with a page behind it that is not mapped, and a gap is used again", () => {
+  withMm(() => {
+    const first = vmalloc(3 * PAGE);
+    const second = vmalloc(PAGE);
+    assert.equal(first, VMALLOC_START);
+    assert.equal(second, VMALLOC_START + 4 * PAGE);
+    assert.equal(unrestricted(addVirt(first, 3 * PAGE)), false);
+    cpu.storeWord(addVirt(first, 3 * PAGE - 8), 9);
+    const before = nrFreePages();
+    vfree(first);
+    assert.equal(nrFreePages(), before + 3);
+    assert.equal(unrestricted(first), false);
+    assert.equal(vmalloc(2 * PAGE), first);
+    assert.equal(cpu.loadWord(addVirt(first, 2 * PAGE - 8)), 0);
+  });
+});
+
+test("vmalloc memory is nonsensitive by its own address, and its frames stay out of the restricted direct map (spec 2.14, P17)", () => {
+  withMm(
+    () => {
+      const address = vmalloc(2 * PAGE);
+      assert.equal(restricted(address), true);
+      assert.equal(restricted(addVirt(address, PAGE)), true);
+      const page = physToPage(frameOf(lookupAddress(Mm.at(initMm).pgd, address)));
+      assert.equal(restricted(pageAddress(page)), false);
+      vfree(address);
+      assert.equal(restricted(address), false);
+    },
+    { asi: true },
+  );
+});
+
+test("vm_map_ram() maps pages in the unrestricted address space alone, vmap() in both (spec 2.14)", () => {
+  withMm(
+    () => {
+      const pages = [allocPages(GFP_USER, 0), allocPages(GFP_USER, 0)];
+      const ram = vmMapRam(pages);
+      const mapped = vmap(pages);
+      assert.deepEqual([unrestricted(ram), restricted(ram)], [true, false]);
+      assert.deepEqual([unrestricted(mapped), restricted(mapped)], [true, true]);
+      cpu.storeWord(addVirt(ram, PAGE), 5);
+      assert.equal(cpu.loadWord(addVirt(mapped, PAGE)), 5);
+      const before = nrFreePages();
+      vfree(ram);
+      vfree(mapped);
+      assert.ok(nrFreePages() <= before, "the frames are the caller's");
+    },
+    { asi: true },
+  );
+});
+
+test("test_percpu_alloc: static and dynamic per-CPU memory is present in both address spaces (spec 4)", () => {
+  withMm(
+    () => {
+      const offset = allocPercpu(2 * PAGE);
+      assert.ok(offset >= PER_CPU_STATIC_BYTES);
+      for (let id = 0; id < nrCpuIds(); id++) {
+        for (const at of [0, PER_CPU_STATIC_BYTES - 8, offset, offset + 2 * PAGE - 8]) {
+          assert.equal(unrestricted(addVirt(perCpuBase(id), at)), true);
+          assert.equal(restricted(addVirt(perCpuBase(id), at)), true);
+        }
+      }
+    },
+    { asi: true },
+  );
+});
+
+test("dynamic per-CPU memory is given lowest first, cleared when it is freed, and refused when it is used up", () => {
+  withMm(() => {
+    const first = allocPercpu(100);
+    const second = allocPercpu(64);
+    assert.equal(second, first + 128);
+    cpu.storeWord(addVirt(perCpuBase(0), first), 3);
+    freePercpu(first);
+    assert.equal(allocPercpu(65), first);
+    assert.equal(cpu.loadWord(addVirt(perCpuBase(0), first)), 0);
+    assert.equal(allocPercpu(49152), 0);
+    freePercpu(first);
+    freePercpu(second);
+    assert.equal(allocPercpu(49152), first);
+    freePercpu(first);
+    assert.throws(() => freePercpu(first), /not allocated/); // last: the lock stays taken
+  });
+});
+
+test("vmalloc() that runs out of memory takes nothing", () => {
+  withMm(() => {
+    vfree(vmalloc(PAGE)); // its tables exist
+    const before = nrFreePages();
+    assert.equal(vmalloc((before + 1) * PAGE), NULL);
+    assert.ok(before - nrFreePages() < 40, "tables of the vmalloc area stay");
+    assert.equal(vmalloc(PAGE), VMALLOC_START);
+  });
+});

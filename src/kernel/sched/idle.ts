@@ -1,0 +1,25 @@
+// What a CPU does when there is nothing to do.
+import { cpu } from "../../hardware/index.ts";
+import { needResched, schedule } from "./schedule.ts";
+import { reapDeadTasks } from "./task.ts";
+
+/** The end of a CPU's boot (kernel: `cpu_startup_entry()`). Does not return. */
+export function cpuStartupEntry(): void {
+  doIdle();
+}
+
+/** Kernel: `do_idle()`, for ever. Each round is a cut point: nothing of the rounds before is needed. */
+function doIdle(): void {
+  for (;;) {
+    cpu.cutPoint(doIdle);
+    reapDeadTasks();
+    cpu.disableInterrupts();
+    if (needResched()) {
+      cpu.enableInterrupts();
+      schedule();
+    } else {
+      // STI takes effect after the next instruction: no interrupt comes between the question and HLT.
+      cpu.halt();
+    }
+  }
+}

@@ -1,0 +1,190 @@
+// Switching tasks. Kernel code is never preempted: a task gives up the CPU here, on its way to user mode, in the vCPU loop, or to wait.
+import { addVirt, cpu, NULL, type Ptr } from "../../hardware/index.ts";
+import { asiExit } from "../asi/asi-transition.ts";
+import { loadSp0 } from "../entry/descriptor-tables.ts";
+import { sendIpi } from "../entry/ipi.ts";
+import { RESCHEDULE_VECTOR } from "../entry/vectors.ts";
+import { kvmSchedIn, kvmSchedOut } from "../kvm/vcpu-load.ts";
+import { mmdrop, mmgrab } from "../mm/mm.ts";
+import { perCpuBase } from "../mm/percpu.ts";
+import { enterLazyTlb, switchMmIrqsOff } from "../mm/switch-mm.ts";
+import { localIrqRestore, localIrqSave, spinLock, spinUnlock } from "../spinlock.ts";
+import { staticBytes } from "../static-data.ts";
+import { EXIT_CONTEXT_SWITCH, TRACE_CONTEXT_SWITCH, trace } from "../trace.ts";
+import { current, currentTask, topOfStack } from "./current.ts";
+import { addSleeper, enqueueTask, pickNextTask, type RunQueue, removeSleeper, runQueueAt, runqueues } from "./run-queue.ts";
+import { buryTask } from "./task.ts";
+import { PF_IDLE, TASK_DEAD, TASK_INTERRUPTIBLE, TASK_RUNNING, TaskStruct, THREAD_SIZE } from "./task-struct.ts";
+import { programTick } from "./tick.ts";
+
+/** Cycles of a context switch's work that is not stepped (scheduler class, accounting, FPU). Assumed; bare metal is about 1200 in all. */
+const CONTEXT_SWITCH_CYCLES = 600;
+/** Data that a real switch walks through, beyond ours: scheduling class, group accounting, perf, FPU state. Assumed: 64 lines. */
+const CONTEXT_SWITCH_TOUCHED_BYTES = 4096;
+const contextSwitchFootprint = staticBytes("context_switch_footprint", CONTEXT_SWITCH_TOUCHED_BYTES, 4096);
+
+/** This CPU's run queue (kernel: `this_rq()`). */
+export function thisRq(): RunQueue {
+  return runqueues.get() as RunQueue; // embedded: a view
+}
+
+/** Kernel: `need_resched()`. */
+export function needResched(): boolean {
+  return TaskStruct.at(current()).needResched !== 0;
+}
+
+/** Kernel: `set_current_state()`. Before the condition that the task waits for is looked at. */
+export function setCurrentState(state: number): void {
+  TaskStruct.at(current()).state = state;
+}
+
+/**
+ * Gives up the CPU: to the next runnable task, or to the idle task (kernel: `schedule()`). A task that is not TASK_RUNNING stays off
+ * the queue until somebody wakes it. Process context; not while restricted in a critical section.
+ */
+export function schedule(): void {
+  const flags = localIrqSave();
+  const prev = current();
+  const task = TaskStruct.at(prev);
+  const rq = thisRq();
+  spinLock(rq.lock);
+  task.needResched = 0;
+  if (task.state === TASK_RUNNING && task.migrateTo === 0) {
+    if ((task.flags & PF_IDLE) === 0) enqueueTask(rq, prev);
+  } else if (task.wakeTime !== 0) {
+    addSleeper(rq, prev);
+  }
+  const picked = pickNextTask(rq);
+  const next = picked === NULL ? rq.idle : picked;
+  TaskStruct.at(next).onRq = 0;
+  if (next === prev) spinUnlock(rq.lock);
+  else contextSwitch(rq, prev, next);
+  localIrqRestore(flags);
+}
+
+/** Interrupts off, the queue's lock held; the next task drops it (kernel: `context_switch()`). */
+function contextSwitch(rq: RunQueue, prev: Ptr<"task_struct">, next: Ptr<"task_struct">): void {
+  // First of all: the domain belongs to prev, and switching stacks and mm touches what is sensitive (spec, patch 3).
+  asiExit(EXIT_CONTEXT_SWITCH);
+  const from = TaskStruct.at(prev);
+  const to = TaskStruct.at(next);
+  const outgoing = from.preemptNotifier;
+  if (outgoing !== NULL) kvmSchedOut(outgoing);
+  trace(TRACE_CONTEXT_SWITCH, from.pid, to.pid);
+  cpu.charge(CONTEXT_SWITCH_CYCLES);
+  cpu.touch(contextSwitchFootprint, CONTEXT_SWITCH_TOUCHED_BYTES);
+  if (to.mm === NULL) {
+    // A kernel thread borrows the tables that are loaded, and keeps them alive.
+    to.activeMm = from.activeMm;
+    if (from.mm !== NULL) mmgrab(from.activeMm);
+    else from.activeMm = NULL;
+    enterLazyTlb();
+  } else {
+    switchMmIrqsOff(from.activeMm, to.mm, next);
+    if (from.mm === NULL) {
+      rq.prevMm = from.activeMm;
+      from.activeMm = NULL;
+    }
+  }
+  rq.prev = prev;
+  currentTask.set(next);
+  const top = addVirt(to.stack, THREAD_SIZE);
+  topOfStack.set(top);
+  loadSp0(top);
+  programTick(rq);
+  cpu.switchTo("__switch_to_asm", prev, next);
+  finishTaskSwitch();
+  const incoming = from.preemptNotifier;
+  if (incoming !== NULL) kvmSchedIn(incoming);
+}
+
+/** First act of a task that was switched to (kernel: `finish_task_switch()`, `schedule_tail()`). */
+export function finishTaskSwitch(): void {
+  const rq = thisRq();
+  const { prev, prevMm } = rq;
+  rq.prev = NULL;
+  rq.prevMm = NULL;
+  spinUnlock(rq.lock);
+  const incoming = TaskStruct.at(current()).preemptNotifier;
+  if (incoming !== NULL) kvmSchedIn(incoming);
+  if (prevMm !== NULL) mmdrop(prevMm);
+  const task = TaskStruct.at(prev);
+  if (task.state === TASK_DEAD) buryTask(prev);
+  const { migrateTo } = task;
+  if (migrateTo !== 0) {
+    task.migrateTo = 0;
+    activateOn(prev, migrateTo - 1);
+  }
+}
+
+/** Puts a task that runs nowhere on the queue of CPU `target` (kernel: `activate_task()`). Interrupts off. */
+export function activateOn(task: Ptr<"task_struct">, target: number): void {
+  const rq = runQueueAt(perCpuBase(target));
+  spinLock(rq.lock);
+  const view = TaskStruct.at(task);
+  view.cpu = target;
+  view.state = TASK_RUNNING;
+  enqueueTask(rq, task);
+  reschedule(target);
+  spinUnlock(rq.lock);
+}
+
+/** Makes a sleeping task runnable on its CPU (kernel: `wake_up_process()`). Any context but NMI. @returns false if it was already. */
+export function wakeUpProcess(task: Ptr<"task_struct">): boolean {
+  const view = TaskStruct.at(task);
+  const flags = localIrqSave();
+  const { cpu: target } = view;
+  const rq = runQueueAt(perCpuBase(target));
+  spinLock(rq.lock);
+  const { state } = view;
+  const isAsleep = state !== TASK_RUNNING && state !== TASK_DEAD;
+  if (isAsleep) {
+    view.state = TASK_RUNNING;
+    // It may be on its way to schedule(), still running: then that finds it runnable.
+    if (!isCurrentOn(target, task)) {
+      if (view.wakeTime !== 0) removeSleeper(rq, task);
+      enqueueTask(rq, task);
+      reschedule(target);
+    }
+    view.wakeTime = 0;
+  }
+  spinUnlock(rq.lock);
+  localIrqRestore(flags);
+  return isAsleep;
+}
+
+function isCurrentOn(target: number, task: Ptr<"task_struct">): boolean {
+  return cpu.loadWord(currentTask.at(perCpuBase(target))) === task;
+}
+
+/** Asks CPU `target` to look at its run queue (kernel: `resched_curr()`). */
+export function reschedule(target: number): void {
+  const running = cpu.loadWord(currentTask.at(perCpuBase(target))) as Ptr<"task_struct">; // what the variable holds
+  TaskStruct.at(running).needResched = 1;
+  if (target !== cpu.id) sendIpi(target, RESCHEDULE_VECTOR);
+}
+
+/** Wakes the sleepers of this CPU whose time has come. Timer interrupt; interrupts off. */
+export function wakeSleepers(now: number): void {
+  const rq = thisRq();
+  spinLock(rq.lock);
+  let woke = false;
+  for (let task = rq.sleepers; task !== NULL && TaskStruct.at(task).wakeTime <= now; task = rq.sleepers) {
+    const view = TaskStruct.at(task);
+    rq.sleepers = view.next;
+    view.wakeTime = 0;
+    view.state = TASK_RUNNING;
+    enqueueTask(rq, task);
+    woke = true;
+  }
+  spinUnlock(rq.lock);
+  if (woke) TaskStruct.at(current()).needResched = 1;
+}
+
+/** Sleeps until the time-stamp counter reaches `deadline` or somebody wakes the task (kernel: `schedule_hrtimeout()`). */
+export function sleepUntil(deadline: number): void {
+  const task = TaskStruct.at(current());
+  task.wakeTime = deadline;
+  task.state = TASK_INTERRUPTIBLE;
+  schedule();
+}
