@@ -1,0 +1,257 @@
+// Explores one KVM_RUN: the kernel boots on the abstract machine, a monitor makes a VM, and then its KVM_RUN is run again and again from
+// the same snapshot, each time with an NMI or an interrupt (whose handler touches sensitive memory, or not) delivered before another of
+// its steps, for every way in which the guest may leave. The properties are judged at every step of every run.
+import { assert, type CpuModel, cpu, EPT_VIOLATION_ACC_READ, EPT_VIOLATION_GVA_IS_VALID, fail, isSensitiveOwner, PAGE_SIZE, PUPPET_SYSCALL_OFFSET, PUPPET_TEXT, silentObserver, type VirtAddr } from "../../hardware/index.ts";
+import { KVM_RUN, SYS } from "../../abi/index.ts";
+import { buildKernelImage, IRQ_WORK_VECTOR, type Preset, TRACE_IRQ, TRACE_NMI, TRACE_WARN, WARNINGS } from "../../kernel/index.ts";
+import { eptViolationExit, type GuestExit, hltExit, type MachineSnapshot, outExit, type ResidueCpu, ResidueMachine, vmcallExit } from "../../residue/index.ts";
+import type { PropertyName, Violation } from "../properties/index.ts";
+import { bystanderPuppet, monitorPuppet } from "./check-puppets.ts";
+import { type CheckedObserver, checkedObserver, ResidueCheck } from "./residue-truth.ts";
+
+/** How the guest leaves first; after that it halts. */
+export const GUEST_CHOICES = ["HLT", "VMCALL", "IO", "EPT violation", "external interrupt", "NMI"] as const;
+export type GuestChoice = (typeof GUEST_CHOICES)[number];
+
+/** What is delivered before a step. `sensitive`: the handler reads memory that is not mapped in restricted address spaces. */
+export const INJECTIONS = ["NMI", "NMI, sensitive", "interrupt", "interrupt, sensitive"] as const;
+export type Injection = (typeof INJECTIONS)[number];
+
+export interface CheckConfig {
+  readonly model: CpuModel;
+  readonly preset: Preset;
+  readonly commandLine: string;
+  readonly choices?: readonly GuestChoice[];
+  readonly injections?: readonly Injection[];
+  /** Properties to judge; all when left out. */
+  readonly properties?: ReadonlySet<PropertyName>;
+  /** Inject at every `stride`-th step; 1 when left out. */
+  readonly stride?: number;
+}
+
+export interface CheckReport {
+  /** Runs of KVM_RUN, one for each choice and injection point. */
+  readonly runs: number;
+  /** Steps of the undisturbed KVM_RUN, by how the guest leaves. */
+  readonly steps: ReadonlyMap<GuestChoice, number>;
+  /** Injections whose handler ran inside the event (a masked one may come at its end). */
+  readonly injections: number;
+  /** Steps at which the properties were judged. */
+  readonly judged: number;
+  /** First violation of each property for each choice and injection kind, and how often it was violated in all. */
+  readonly violations: readonly FoundViolation[];
+  readonly violationCounts: ReadonlyMap<PropertyName, number>;
+  /** The kernel's own warnings, by text. */
+  readonly warnings: ReadonlyMap<string, number>;
+  /** How often the situations occurred that the properties are about. */
+  readonly occurred: ReadonlyMap<string, number>;
+}
+
+export interface FoundViolation {
+  readonly choice: GuestChoice;
+  readonly injection: Injection | "none";
+  /** Step of the event before which the injection was made, -1 for none. */
+  readonly at: number;
+  readonly violation: Violation;
+}
+
+const PUPPET_SYSCALL = PUPPET_TEXT + PUPPET_SYSCALL_OFFSET;
+const RAX = 0;
+const RSI = 6;
+const MEMORY_BYTES = 48 * 1024 * 1024;
+const DIRECT_MAP = -0x778000000000;
+const SETUP_TURNS = 20_000;
+const EVENT_TURNS = 200;
+/** KVM_RUNs before the one that is explored: the first launches the VMCS, makes pages present, and so on. */
+const WARM_UP_RUNS = 2;
+
+/** A booted system about to execute the KVM_RUN that is explored. */
+export class KvmRunFixture {
+  readonly machine: ResidueMachine;
+  readonly check: ResidueCheck;
+  readonly observer: CheckedObserver;
+  readonly warnings = new Map<string, number>();
+  /** Interrupts and NMIs whose handlers ran. */
+  delivered = 0;
+  private readonly snapshot: MachineSnapshot;
+  /** Whether handlers touch sensitive memory in this run. */
+  private isSensitive = false;
+  private choice: GuestChoice = "HLT";
+  private entries = 0;
+  private secret = 0 as VirtAddr;
+
+  constructor(config: CheckConfig) {
+    const touch = (): void => {
+      if (this.isSensitive) cpu.load(this.secret, 4);
+    };
+    const image = buildKernelImage({
+      preset: config.preset,
+      processes: [
+        { name: "monitor", puppet: "monitor" },
+        { name: "bystander", puppet: "bystander" },
+      ],
+      puppets: new Map([
+        ["monitor", monitorPuppet],
+        ["bystander", bystanderPuppet],
+      ]),
+      hooks: { nmi: touch, irqWork: touch },
+    });
+    this.observer = checkedObserver({
+      ...silentObserver,
+      trace: (event, a) => {
+        if (event === TRACE_WARN) this.count(WARNINGS[a] ?? String(a));
+        if (event === TRACE_NMI || event === TRACE_IRQ) this.delivered++;
+      },
+    });
+    this.machine = new ResidueMachine({
+      model: config.model,
+      memoryBytes: MEMORY_BYTES,
+      cpus: 1,
+      image,
+      commandLine: config.commandLine,
+      observer: this.observer,
+    });
+    this.check = new ResidueCheck(this.machine, this.observer, {
+      isCollecting: true,
+      ...(config.properties === undefined ? {} : { enabled: config.properties }),
+    });
+    this.machine.guest = () => this.nextExit();
+    this.check.onEntry = (_cpu, kind) => {
+      if (kind === "guest") this.guestEntered();
+    };
+    this.reachKvmRun();
+    this.secret = this.findSecret();
+    this.machine.memory.startTracking();
+    this.snapshot = this.machine.save();
+  }
+
+  get cpu(): ResidueCpu {
+    return this.machine.cpu(0);
+  }
+
+  /** Runs the KVM_RUN from the snapshot. `beforeStep` is called with the number of each of its steps. */
+  run(choice: GuestChoice, isSensitive: boolean, beforeStep: (step: number) => void): void {
+    const { machine, check } = this;
+    machine.restore(this.snapshot);
+    check.checker.reset();
+    this.choice = choice;
+    this.isSensitive = isSensitive;
+    this.entries = 0;
+    let step = 0;
+    check.onStep = () => beforeStep(step++);
+    // The system call instruction, then the kernel until it is back in user mode: of the monitor, or of whoever came instead.
+    machine.cpu(0).turn();
+    const status = machine.run(() => this.cpu.state.activity === "user", EVENT_TURNS);
+    check.onStep = undefined;
+    assert(status === "done", () => `KVM_RUN did not come back: ${status}`);
+  }
+
+  /** Walks the restricted tables as they are now (S5). */
+  audit(): void {
+    this.check.checker.auditMappings(this.check.truthOf(0));
+  }
+
+  private count(what: string): void {
+    this.warnings.set(what, (this.warnings.get(what) ?? 0) + 1);
+  }
+
+  /** Before each entry: an interrupt that is to end the guest becomes pending now. */
+  private guestEntered(): void {
+    this.entries++;
+    if (this.entries !== 1) return;
+    if (this.choice === "external interrupt") this.cpu.raise(IRQ_WORK_VECTOR);
+    if (this.choice === "NMI") this.cpu.raiseNmi();
+  }
+
+  private nextExit(): GuestExit {
+    if (this.entries > 1) return hltExit();
+    switch (this.choice) {
+      case "VMCALL":
+        return vmcallExit(1);
+      case "IO":
+        return outExit(0xe9, 0x41);
+      case "EPT violation":
+        return eptViolationExit(PAGE_SIZE * 3, EPT_VIOLATION_ACC_READ | EPT_VIOLATION_GVA_IS_VALID);
+      case "HLT":
+      case "external interrupt":
+      case "NMI":
+        return hltExit();
+    }
+  }
+
+  /** Boots and goes on until the monitor is about to execute its next KVM_RUN. */
+  private reachKvmRun(): void {
+    let runs = 0;
+    let before = 0;
+    const isDone = (): boolean => {
+      if (this.entries > before) {
+        before = this.entries;
+        runs++;
+      }
+      return runs >= WARM_UP_RUNS && this.isAtKvmRun();
+    };
+    const status = this.machine.run(isDone, SETUP_TURNS);
+    assert(status === "done", () => `the monitor never came to its KVM_RUN: ${status}`);
+  }
+
+  private isAtKvmRun(): boolean {
+    const { state } = this.cpu;
+    return state.activity === "user" && state.rip === PUPPET_SYSCALL && state.register(RAX) === SYS.ioctl && state.register(RSI) === KVM_RUN;
+  }
+
+  /** A page of sensitive data, by its address in the direct map: the bystander's. */
+  private findSecret(): VirtAddr {
+    const { memory } = this.machine;
+    for (let pfn = memory.size / PAGE_SIZE - 1; pfn > 0; pfn--) {
+      if (isSensitiveOwner(memory.frameOwner(pfn))) return (DIRECT_MAP + pfn * PAGE_SIZE) as VirtAddr;
+    }
+    return fail("no frame is sensitive");
+  }
+}
+
+/** Runs the exploration. */
+export function checkKvmRun(config: CheckConfig): CheckReport {
+  const fixture = new KvmRunFixture(config);
+  const { checker } = fixture.check;
+  const steps = new Map<GuestChoice, number>();
+  const found: FoundViolation[] = [];
+  const violationCounts = new Map<PropertyName, number>();
+  let runs = 0;
+  let injections = 0;
+  let judged = 0;
+
+  const collect = (choice: GuestChoice, injection: Injection | "none", at: number): void => {
+    for (const violation of checker.violations) {
+      violationCounts.set(violation.property, (violationCounts.get(violation.property) ?? 0) + 1);
+      const isKnown = found.some((f) => f.choice === choice && f.injection === injection && f.violation.property === violation.property);
+      if (!isKnown) found.push({ choice, injection, at, violation });
+    }
+  };
+
+  for (const choice of config.choices ?? GUEST_CHOICES) {
+    let length = 0;
+    fixture.run(choice, false, (step) => {
+      length = step + 1;
+    });
+    steps.set(choice, length);
+    judged += length;
+    runs++;
+    fixture.audit();
+    collect(choice, "none", -1);
+    for (const injection of config.injections ?? INJECTIONS) {
+      for (let at = 0; at < length; at += config.stride ?? 1) {
+        const before = fixture.delivered;
+        fixture.run(choice, injection.endsWith("sensitive"), (step) => {
+          judged++;
+          if (step !== at) return;
+          if (injection.startsWith("NMI")) fixture.cpu.raiseNmi();
+          else fixture.cpu.raise(IRQ_WORK_VECTOR);
+        });
+        runs++;
+        if (fixture.delivered > before) injections++;
+        collect(choice, injection, at);
+      }
+    }
+  }
+  return { runs, steps, injections, judged, violations: found, violationCounts, warnings: fixture.warnings, occurred: checker.occurred };
+}

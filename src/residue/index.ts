@@ -1,0 +1,6 @@
+export { type BareOptions, bareMachine, onBareMachine, withBareCpu } from "./bare-fixture.ts";
+export * from "./guest.ts";
+export { bootKernel, type KernelFixtureOptions, runInKernel, runOn } from "./kernel-fixture.ts";
+export type { StructureName } from "./labels.ts";
+export { ResidueCpu, type StepHook } from "./residue-cpu.ts";
+export { type MachineSnapshot, ResidueMachine, type ResidueOptions } from "./residue-machine.ts";

@@ -1,0 +1,90 @@
+// What the structures of a core hold, as labels: whose data may be in L1D and in the fill buffers, whose training in the branch target
+// buffer and the return stack. "May be" is the worst case: nothing leaves a structure but by an operation that clears it.
+import { type CpuModel, hasFeature, OWNER_NONE, type Owner } from "../hardware/index.ts";
+
+/** The structures by their names in reports. */
+export type StructureName = "L1D" | "fill buffers" | "branch target buffer" | "return stack";
+
+export class Labels {
+  readonly l1d = new Set<Owner>();
+  readonly fillBuffers = new Set<Owner>();
+  readonly branchTargets = new Set<Owner>();
+  readonly returnStack = new Set<Owner>();
+  private readonly model: CpuModel;
+  private last: Owner = OWNER_NONE;
+
+  constructor(model: CpuModel) {
+    this.model = model;
+  }
+
+  /** Data of `label` went through L1D and a fill buffer. */
+  touched(label: Owner): void {
+    if (label === this.last || label === OWNER_NONE) return;
+    this.last = label;
+    this.l1d.add(label);
+    this.fillBuffers.add(label);
+  }
+
+  /** Code of `label` ran: it trained what it liked and touched its own data. */
+  executed(label: Owner): void {
+    if (label === OWNER_NONE) return;
+    this.branchTargets.add(label);
+    this.returnStack.add(label);
+    this.touched(label);
+  }
+
+  /** IA32_PRED_CMD.IBPB. */
+  indirectBranchBarrier(): void {
+    this.branchTargets.clear();
+    if (this.model.ibpbClearsReturnStack) this.returnStack.clear();
+  }
+
+  fillReturnStack(): void {
+    this.returnStack.clear();
+  }
+
+  /** IA32_FLUSH_CMD, or reads of 64 KiB. The MSR also overwrites the buffers that MD_CLEAR names (SDM vol. 4, IA32_FLUSH_CMD). */
+  flushL1d(isMsr: boolean): void {
+    this.l1d.clear();
+    this.last = OWNER_NONE;
+    if (isMsr) this.clearBuffers();
+  }
+
+  /** VERW, where the microcode has MD_CLEAR. */
+  clearBuffers(): void {
+    if (!hasFeature(this.model, "MD_CLEAR")) return;
+    this.fillBuffers.clear();
+    this.last = OWNER_NONE;
+  }
+
+  of(structure: StructureName): ReadonlySet<Owner> {
+    switch (structure) {
+      case "L1D":
+        return this.l1d;
+      case "fill buffers":
+        return this.fillBuffers;
+      case "branch target buffer":
+        return this.branchTargets;
+      case "return stack":
+        return this.returnStack;
+    }
+  }
+
+  copyFrom(other: Labels): void {
+    const pairs = [
+      [this.l1d, other.l1d],
+      [this.fillBuffers, other.fillBuffers],
+      [this.branchTargets, other.branchTargets],
+      [this.returnStack, other.returnStack],
+    ] as const;
+    for (const [mine, theirs] of pairs) {
+      mine.clear();
+      for (const label of theirs) mine.add(label);
+    }
+    this.last = OWNER_NONE;
+  }
+
+  canonical(): string {
+    return [this.l1d, this.fillBuffers, this.branchTargets, this.returnStack].map((set) => [...set].sort((a, b) => a - b).join(",")).join(";");
+  }
+}

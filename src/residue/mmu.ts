@@ -1,0 +1,199 @@
+// Linear memory of one CPU: the page walk with all permission bits and A/D bits, behind a TLB that may hold stale translations.
+// Faults are returned, not delivered: the CPU decides what they become.
+import {
+  CR0_WP,
+  CR4_PCIDE,
+  CR4_SMAP,
+  CR4_SMEP,
+  cr3Pcid,
+  cr3Root,
+  EFER_NXE,
+  entryFrame,
+  type Level,
+  largeEntryFrame,
+  levelSize,
+  PF_INSTR,
+  PF_PROT,
+  PF_USER,
+  PF_WRITE,
+  type PhysAddr,
+  PTE_ACCESSED,
+  PTE_DIRTY,
+  PTE_GLOBAL,
+  PTE_LARGE,
+  PTE_NX_HIGH,
+  PTE_PRESENT,
+  PTE_USER,
+  PTE_WRITE,
+  RFLAGS_AC,
+  tableIndex,
+  VECTOR_GP,
+  VECTOR_PF,
+} from "../hardware/index.ts";
+import type { CoreState } from "./core-state.ts";
+import type { Labels } from "./labels.ts";
+import type { TrackedMemory } from "./tracked-memory.ts";
+import { type Translation, Translations } from "./translations.ts";
+
+export const READ = 0;
+export const WRITE = 1;
+export const FETCH = 2;
+export type Access = typeof READ | typeof WRITE | typeof FETCH;
+
+/** What translate() returns when the access faults. */
+export const FAULT = -1;
+
+const NX_FEATURE = EFER_NXE;
+
+export class Mmu {
+  readonly tlb = new Translations();
+  /** Of the last fault: vector (#PF or #GP) and error code. */
+  faultVector = VECTOR_PF;
+  faultError = 0;
+  /** Told of each use of a cached translation; for the property on stale ones. */
+  onHit: ((translation: Translation, va: number) => void) | undefined;
+  private readonly memory: TrackedMemory;
+  private readonly state: CoreState;
+  private readonly labels: Labels;
+
+  constructor(memory: TrackedMemory, state: CoreState, labels: Labels) {
+    this.memory = memory;
+    this.state = state;
+    this.labels = labels;
+  }
+
+  private get pcid(): number {
+    return (this.state.cr4 & CR4_PCIDE) !== 0 ? cr3Pcid(this.state.cr3) : 0;
+  }
+
+  /** Physical address of `va` for an access of the given kind, or FAULT with faultVector and faultError set. Marks whose data is touched. */
+  translate(va: number, access: Access, isUser: boolean): number {
+    if (va < -(2 ** 47) || va >= 2 ** 47) {
+      this.faultVector = VECTOR_GP;
+      this.faultError = 0;
+      return FAULT;
+    }
+    const pcid = this.pcid;
+    let translation = this.tlb.find(va, pcid);
+    if (translation !== undefined && this.allows(translation, access, isUser)) {
+      if (this.onHit !== undefined) this.onHit(translation, va);
+    } else {
+      // A cached translation that refuses is looked up again, as the processor does before it faults.
+      const walked = this.walk(va, access, isUser);
+      if (walked === undefined) {
+        this.tlb.invalidate(va, pcid, true);
+        return FAULT;
+      }
+      translation = walked;
+      this.tlb.insert(va, pcid, translation);
+    }
+    const size = levelSize(translation.level);
+    const pa = translation.frame + (va - Math.floor(va / size) * size);
+    this.labels.touched(this.memory.frameOwner(Math.floor(pa / 4096)));
+    return pa;
+  }
+
+  /** CR3 write: with NOFLUSH the entries of the PCID stay. */
+  loadRoot(noflush: boolean): void {
+    if (!noflush) this.tlb.invalidatePcid(this.pcid);
+  }
+
+  invlpg(va: number): void {
+    this.tlb.invalidate(va, this.pcid, true);
+  }
+
+  /** Translates without any effect, with full rights: for observers and devices. */
+  peek(va: number, root: PhysAddr): PhysAddr | undefined {
+    let table: number = root;
+    for (const level of [4, 3, 2, 1] as const) {
+      const at = table + tableIndex(va, level) * 8;
+      if (!this.memory.has(at, 8)) return undefined;
+      const low = this.memory.read32(at as PhysAddr);
+      const high = this.memory.read32((at + 4) as PhysAddr);
+      if ((low & PTE_PRESENT) === 0) return undefined;
+      if (level === 1 || (level < 4 && (low & PTE_LARGE) !== 0)) {
+        const size = levelSize(level);
+        const frame = level === 1 ? entryFrame(low, high) : largeEntryFrame(low, high, level);
+        return (frame + (va - Math.floor(va / size) * size)) as PhysAddr;
+      }
+      table = entryFrame(low, high);
+    }
+    return undefined;
+  }
+
+  private allows(t: Translation, access: Access, isUser: boolean): boolean {
+    if (access === WRITE && !t.isDirty) return false;
+    return this.refusal(t.isWritable, t.isUser, t.isExecutable, access, isUser) === 0;
+  }
+
+  /** 0, or PF_PROT: the rights of SDM vol. 3, 5.6. */
+  private refusal(isWritable: boolean, isUserPage: boolean, isExecutable: boolean, access: Access, isUser: boolean): number {
+    const { cr0, cr4, rflags } = this.state;
+    if (isUser) {
+      if (!isUserPage) return PF_PROT;
+      if (access === WRITE && !isWritable) return PF_PROT;
+    } else {
+      if (isUserPage && access === FETCH && (cr4 & CR4_SMEP) !== 0) return PF_PROT;
+      if (isUserPage && access !== FETCH && (cr4 & CR4_SMAP) !== 0 && (rflags & RFLAGS_AC) === 0) return PF_PROT;
+      if (access === WRITE && !isWritable && (cr0 & CR0_WP) !== 0) return PF_PROT;
+    }
+    return access === FETCH && !isExecutable ? PF_PROT : 0;
+  }
+
+  private walk(va: number, access: Access, isUser: boolean): Translation | undefined {
+    const { memory, state } = this;
+    const error = (access === WRITE ? PF_WRITE : 0) | (isUser ? PF_USER : 0) | (access === FETCH ? PF_INSTR : 0);
+    this.faultVector = VECTOR_PF;
+    let table: number = cr3Root(state.cr3);
+    let isWritable = true;
+    let isUserPage = true;
+    let isExecutable = true;
+    for (const level of [4, 3, 2, 1] as const) {
+      const at = (table + tableIndex(va, level) * 8) as PhysAddr;
+      if (!memory.has(at, 8)) {
+        this.faultError = error;
+        return undefined;
+      }
+      const low = memory.read32(at);
+      const high = memory.read32((at + 4) as PhysAddr);
+      this.labels.touched(memory.frameOwner(Math.floor(at / 4096)));
+      if ((low & PTE_PRESENT) === 0) {
+        this.faultError = error;
+        return undefined;
+      }
+      isWritable &&= (low & PTE_WRITE) !== 0;
+      isUserPage &&= (low & PTE_USER) !== 0;
+      isExecutable &&= (state.efer & NX_FEATURE) === 0 || (high & PTE_NX_HIGH) === 0;
+      if (level === 1 || (level < 4 && (low & PTE_LARGE) !== 0)) {
+        const refused = this.refusal(isWritable, isUserPage, isExecutable, access, isUser);
+        if (refused !== 0) {
+          this.faultError = error | refused;
+          return undefined;
+        }
+        const isDirty = access === WRITE;
+        const wanted = low | PTE_ACCESSED | (isDirty ? PTE_DIRTY : 0);
+        if (wanted !== low) memory.write32(at, wanted >>> 0);
+        return this.leaf(va, level, wanted, high, at, { isWritable, isUser: isUserPage, isExecutable });
+      }
+      if ((low & PTE_ACCESSED) === 0) memory.write32(at, (low | PTE_ACCESSED) >>> 0);
+      table = entryFrame(low, high);
+    }
+    return undefined;
+  }
+
+  private leaf(va: number, level: Level, low: number, high: number, at: number, rights: { isWritable: boolean; isUser: boolean; isExecutable: boolean }): Translation {
+    const frame = level === 1 ? entryFrame(low, high) : largeEntryFrame(low, high, level);
+    const size = levelSize(level);
+    const accessedFrame = Math.floor((frame + (va - Math.floor(va / size) * size)) / 4096);
+    return {
+      ...rights,
+      frame,
+      level,
+      isGlobal: (low & PTE_GLOBAL) !== 0,
+      isDirty: (low & PTE_DIRTY) !== 0,
+      leaf: at,
+      accessedFrame,
+      generation: this.memory.frameGeneration(accessedFrame),
+    };
+  }
+}

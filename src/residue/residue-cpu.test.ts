@@ -1,0 +1,215 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import {
+  addVirt,
+  cpu,
+  cr3Root,
+  INVPCID_ALL_GLOBAL,
+  MSR_X2APIC_EOI,
+  MSR_X2APIC_SIVR,
+  type PhysAddr,
+  physAddr,
+  type Stub,
+  virtAddr,
+} from "../hardware/index.ts";
+import { bareMachine, type ResidueCpu, type ResidueMachine } from "./index.ts";
+import { type Handlers, IRQ_VECTOR, prepareSecondTask, SCRATCH, setUpTables, smallKernelStubs } from "./small-kernel.ts";
+
+const DIRECT_MAP = -0x778000000000;
+const TASK_A = addVirt(SCRATCH, 0x100);
+const TASK_B = addVirt(SCRATCH, 0x108);
+const SIVR_ENABLED = 0x1ff;
+/** A page of user addresses that the fault handler maps: PML4 slot 0. */
+const FAULTING = virtAddr(0x7000);
+
+function word(machine: ResidueMachine, offset: number): number {
+  return machine.memory.readWord(physAddr(0x2000000 + offset));
+}
+
+/** Boots the small kernel and runs `main` as its first path, until it sleeps. */
+function boot(main: (machine: ResidueMachine) => void, handlers: Partial<Handlers> = {}, second: () => void = () => undefined): ResidueMachine {
+  const all: Handlers = { irq: () => undefined, nmi: () => undefined, fault: () => undefined, ...handlers };
+  const holder: { machine?: ResidueMachine } = {};
+  const entry: Stub = {
+    symbol: "bare_entry",
+    effect: () => {
+      const { machine } = holder;
+      assert.ok(machine !== undefined);
+      setUpTables(machine);
+      cpu.writeMsr(MSR_X2APIC_SIVR, SIVR_ENABLED, 0);
+      main(machine);
+      for (;;) cpu.halt();
+    },
+  };
+  const machine = bareMachine({ stubs: smallKernelStubs(all, second), entry });
+  holder.machine = machine;
+  return machine;
+}
+
+const countIrq = (): void => {
+  cpu.storeWord(addVirt(SCRATCH, 8), cpu.loadWord(addVirt(SCRATCH, 8)) + 1);
+  cpu.writeMsr(MSR_X2APIC_EOI, 0, 0);
+};
+const countNmi = (): void => cpu.storeWord(addVirt(SCRATCH, 16), cpu.loadWord(addVirt(SCRATCH, 16)) + 1);
+
+/** Maps FAULTING to the frame of SCRATCH's page by three fresh tables in scratch memory. */
+const mapFaulting = (): void => {
+  const flags = 3;
+  const root = addVirt(virtAddr(DIRECT_MAP), cr3Root(cpu.readCr3()));
+  const tables = [0x2200000, 0x2201000, 0x2202000];
+  cpu.store64(root, (tables[0] ?? 0) | flags, 0);
+  cpu.store64(virtAddr(DIRECT_MAP + (tables[0] ?? 0)), (tables[1] ?? 0) | flags, 0);
+  cpu.store64(virtAddr(DIRECT_MAP + (tables[1] ?? 0)), (tables[2] ?? 0) | flags, 0);
+  cpu.store64(virtAddr(DIRECT_MAP + (tables[2] ?? 0) + 7 * 8), 0x2000000 | flags, 0);
+};
+
+test("an interrupt is delivered at the step after STI, masked before it, and wakes HLT", () => {
+  const machine = boot(() => {
+    cpu.storeWord(SCRATCH, 7);
+  }, { irq: countIrq });
+  machine.cpu(0).turn();
+  assert.equal(machine.cpu(0).state.isHalted, true);
+  machine.cpu(0).raise(IRQ_VECTOR);
+  assert.equal(machine.run(), "idle");
+  assert.equal(word(machine, 8), 1);
+  assert.equal(machine.cpu(0).state.isHalted, true);
+});
+
+test("a page fault in a kernel step is handled and the step tried again", () => {
+  const machine = boot(() => {
+    cpu.storeWord(addVirt(FAULTING, 0x20), 41);
+    cpu.storeWord(addVirt(SCRATCH, 0x28), cpu.loadWord(addVirt(FAULTING, 0x20)) + 1);
+  }, { fault: mapFaulting });
+  machine.run();
+  assert.equal(word(machine, 0x20), 41);
+  assert.equal(word(machine, 0x28), 42);
+  assert.equal(machine.cpu(0).faults, 1);
+});
+
+test("a fault that nobody repairs ends the run as a breach of S6", () => {
+  const machine = boot(() => {
+    cpu.storeWord(FAULTING, 1);
+  });
+  assert.throws(() => machine.run(), /S6: the access to 0x7000 faulted 8 times/);
+});
+
+test("an NMI is blocked until the IRET of the handler, then the pending one comes", () => {
+  const machine: ResidueMachine = boot(() => cpu.storeWord(SCRATCH, 1), {
+    nmi: () => {
+      const depth = cpu.loadWord(addVirt(SCRATCH, 24));
+      cpu.storeWord(addVirt(SCRATCH, 24), depth + 1);
+      // A second NMI, raised inside the handler.
+      if (cpu.loadWord(addVirt(SCRATCH, 16)) === 0 && cpu.isLive) machine.cpu(0).raiseNmi();
+      cpu.storeWord(addVirt(SCRATCH, 32), Math.max(cpu.loadWord(addVirt(SCRATCH, 32)), depth + 1));
+      countNmi();
+      cpu.storeWord(addVirt(SCRATCH, 24), depth);
+    },
+  });
+  machine.cpu(0).turn();
+  machine.cpu(0).raiseNmi();
+  machine.run();
+  assert.equal(word(machine, 16), 2);
+  assert.equal(word(machine, 32), 1, "they did not nest");
+});
+
+test("two tasks switch stacks and go on where they slept", () => {
+  const machine = boot((m) => {
+    prepareSecondTask(m, TASK_B);
+    for (let round = 0; round < 3; round++) {
+      cpu.storeWord(SCRATCH, cpu.loadWord(SCRATCH) * 10 + 1);
+      cpu.switchTo("switch", TASK_A, TASK_B);
+    }
+  }, {}, () => {
+    for (;;) {
+      cpu.storeWord(SCRATCH, cpu.loadWord(SCRATCH) * 10 + 2);
+      cpu.switchTo("switch", TASK_B, TASK_A);
+    }
+  });
+  machine.run();
+  assert.equal(word(machine, 0), 121212);
+});
+
+test("a translation that was used stays until it is invalidated", () => {
+  const seen: number[] = [];
+  const machine = boot(() => {
+    const low = cpu.load(FAULTING, 4);
+    // The entry now names the frame behind SCRATCH's; nobody has told the TLB.
+    cpu.store64(virtAddr(DIRECT_MAP + 0x2202000 + 7 * 8), 0x2001000 | 3, 0);
+    cpu.store(virtAddr(DIRECT_MAP + 0x2001000), 4, 99);
+    if (cpu.isLive) seen.push(low, cpu.load(FAULTING, 4));
+    cpu.invpcid(INVPCID_ALL_GLOBAL, 0, virtAddr(0));
+    if (cpu.isLive) seen.push(cpu.load(FAULTING, 4));
+  }, { fault: mapFaulting });
+  machine.run();
+  assert.deepEqual(seen, [0, 0, 99]);
+});
+
+/** A path with everything in it: stores, a stub, a fault, a per-step interrupt and NMI, and task switches. */
+function busyMachine(): ResidueMachine {
+  return boot((m) => {
+    prepareSecondTask(m, TASK_B);
+    cpu.enableInterrupts();
+    cpu.storeWord(addVirt(SCRATCH, 0x40), cpu.callStub("double", 21));
+    cpu.switchTo("switch", TASK_A, TASK_B);
+    cpu.storeWord(addVirt(FAULTING, 0x50), 5);
+    if (cpu.isLive) m.cpu(0).raise(IRQ_VECTOR);
+    cpu.storeWord(addVirt(SCRATCH, 0x48), cpu.callStub("double", cpu.loadWord(SCRATCH)));
+    cpu.invokeVector(IRQ_VECTOR);
+    if (cpu.isLive) m.cpu(0).raiseNmi();
+    cpu.storeWord(addVirt(SCRATCH, 0x60), 6);
+  }, { irq: countIrq, nmi: countNmi, fault: mapFaulting }, () => {
+    cpu.storeWord(addVirt(SCRATCH, 0x58), cpu.callStub("double", 3));
+    cpu.switchTo("switch", TASK_B, TASK_A);
+  });
+}
+
+test("law 3: a path suspended at each of its steps in turn leaves the same memory", () => {
+  const plain = busyMachine();
+  plain.memory.startTracking();
+  let steps = 0;
+  plain.cpu(0).setHook({ beforeStep: () => steps++, beforeEntry: () => undefined });
+  plain.run();
+  const expected = plain.memory.hash();
+  assert.equal(word(plain, 0x40), 42);
+  assert.equal(word(plain, 0x60), 6);
+  assert.equal(word(plain, 8), 2, "both interrupts came");
+  assert.equal(word(plain, 16), 1, "the NMI came");
+  assert.equal(steps, 320);
+  for (let at = 0; at < steps; at++) {
+    const machine = busyMachine();
+    machine.memory.startTracking();
+    let seen = 0;
+    let suspended = 0;
+    machine.cpu(0).setHook({
+      beforeStep: (c: ResidueCpu) => {
+        if (seen++ === at) {
+          suspended++;
+          c.suspendAtNextStep();
+        }
+      },
+      beforeEntry: () => undefined,
+    });
+    machine.run();
+    assert.equal(suspended, 1);
+    assert.equal(machine.memory.hash(), expected, `suspended before step ${at}`);
+  }
+});
+
+test("memory goes back to a mark, hash and frame labels included", () => {
+  const machine = boot(() => undefined);
+  const { memory } = machine;
+  memory.startTracking();
+  const before = memory.hash();
+  const mark = memory.mark();
+  memory.fill(physAddr(0x300000), 0x5a, 5000);
+  memory.write8(physAddr(0x300001), 3);
+  memory.writeWord(physAddr(0x400004), -5);
+  const changed = memory.hash();
+  assert.notEqual(changed, before);
+  memory.rewindTo(mark);
+  assert.equal(memory.hash(), before);
+  assert.equal(memory.read8(physAddr(0x300001) as PhysAddr), 0);
+  memory.startTracking();
+  assert.equal(memory.hash(), before, "the difference is what a fresh sum gives");
+});
+
