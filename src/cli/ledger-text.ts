@@ -1,0 +1,40 @@
+// The ledger as text, for people.
+import type { GuestRun, LedgerRow } from "../lab/index.ts";
+import { table } from "./table.ts";
+
+function section(title: string, rows: readonly LedgerRow[]): string {
+  if (rows.length === 0) return "";
+  return `\n${title}\n${table(
+    ["what", "count"],
+    rows.map((row) => [row.what, row.count]),
+  )}\n`;
+}
+
+/** Transitions, flushes, VM exits, and what was not understood. */
+export function ledgerText(run: GuestRun): string {
+  const { ledger } = run;
+  const exits = ledger.exits.map((row) => [row.reason, row.function, row.address, row.count]);
+  const kernel: LedgerRow[] = [
+    { what: "simulated cycles", count: run.cycles },
+    { what: "instructions", count: run.instructions },
+    { what: "asi_enter: already there, nothing owed", count: ledger.enters.alreadyThere },
+    { what: "asi_enter: address space switched", count: ledger.enters.switched },
+    { what: "asi_exit", count: ledger.exits.reduce((sum, row) => sum + row.count, 0) },
+    { what: "VM entries", count: ledger.vmEntries },
+    { what: "interrupts", count: ledger.interrupts },
+    { what: "NMIs", count: ledger.nmis },
+    { what: "system calls", count: ledger.systemCalls },
+    { what: "page faults", count: ledger.pageFaults },
+    { what: "context switches", count: ledger.contextSwitches },
+  ];
+  return [
+    section("ledger", kernel),
+    exits.length === 0
+      ? ""
+      : `\nexits from the restricted address space\n${table(["reason", "kernel function", "page", "count"], exits)}\n`,
+    section("flushes", ledger.flushes),
+    section("VM exits", ledger.vmExits),
+    section("kernel warnings", ledger.warnings),
+    section("instructions that are not implemented (each raised #UD)", run.unimplemented),
+  ].join("");
+}

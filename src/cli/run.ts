@@ -1,0 +1,102 @@
+// `cordon run`: a guest on the simulated machine. Standard output is the guest's console and nothing else; the ledger and all words of
+// ours go to standard error, so that the guest's output can be piped.
+import { basename } from "node:path";
+import { CPU_MODELS, DEFAULT_CPU_MODEL } from "../hardware/index.ts";
+import { type GuestRun, parseGuestImage, runGuest } from "../lab/index.ts";
+import { cpuModel, oneOf, readArguments, sizeInBytes, wholeNumber } from "./arguments.ts";
+import { checkWritable, readBytes, writeJson } from "./files.ts";
+import { ledgerText } from "./ledger-text.ts";
+
+const HELP = `cordon run GUEST.elf [OPTIONS]
+
+Runs a static ELF64 guest under the simulated kernel and KVM. Its console (port 0x3f8, port 0xe9) is standard output; the ledger
+follows on standard error. HLT with interrupts off ends the run with status 0, a byte written to port 0xf4 with that status.
+
+  --cpu KEY          CPU model: ${CPU_MODELS.map((model) => model.key).join(", ")} (default ${DEFAULT_CPU_MODEL.key})
+  --cmdline "..."    kernel command line of the host, e.g. "asi=off" (default "asi=on")
+  --preset NAME      cordon (default) or rfc-v2: the series as posted, its faults included
+  --append "..."     command line of the guest
+  --cpus N           logical CPUs of the host, 1 to 8 (default 1)
+  --memory SIZE      memory of the guest, 2M to 1024M (default 16M)
+  --gear NAME        architectural (default: semantics only, fast) or detailed (caches, predictors, transient execution)
+  --limit CYCLES     stops a guest that has not ended by then (default 20000000000)
+  --ledger FILE      writes the ledger as JSON (docs/ledger.schema.json)
+  --check            evaluates the safety properties after every transition
+  --seed N           seed of what is random in the run (default 1)
+
+Exit status: the guest's; 2 for bad input; 3 when the guest crashed (triple fault) or was stopped by --limit.
+`;
+
+const STATUS_STOPPED = 3;
+
+function ending(run: GuestRun): string {
+  switch (run.ending) {
+    case "halt":
+      return "the guest halted with interrupts off";
+    case "exit":
+      return `the guest ended with status ${run.status}`;
+    case "triple fault":
+      return "the guest crashed: triple fault";
+    case "limit":
+      return `the guest was stopped by --limit after ${run.cycles.toLocaleString("en-US")} cycles`;
+    case "error":
+      return `the monitor gave up: ${run.reason}`;
+  }
+}
+
+export async function run(args: readonly string[]): Promise<number> {
+  const parsed = readArguments(
+    "run",
+    args,
+    {
+      cpu: "string",
+      cmdline: "string",
+      preset: "string",
+      append: "string",
+      cpus: "string",
+      memory: "string",
+      gear: "string",
+      limit: "string",
+      ledger: "string",
+      check: "boolean",
+      seed: "string",
+      help: "boolean",
+    },
+    { min: args.includes("--help") ? 0 : 1, max: 1, what: "one guest image" },
+  );
+  if (parsed.flag("help")) {
+    process.stdout.write(HELP);
+    return 0;
+  }
+  const file = parsed.positionals[0] ?? "";
+  const model = cpuModel(parsed.text("cpu"), DEFAULT_CPU_MODEL);
+  const memoryBytes = sizeInBytes("memory", parsed.text("memory"), 16 * 2 ** 20, 2 * 2 ** 20, 2 ** 30);
+  const options = {
+    image: parseGuestImage(readBytes(file), file, memoryBytes),
+    name: basename(file),
+    model,
+    commandLine: parsed.text("cmdline") ?? "asi=on",
+    preset: oneOf("preset", parsed.text("preset"), "cordon", ["cordon", "rfc-v2"]),
+    guestCommandLine: parsed.text("append") ?? "",
+    cpus: wholeNumber("cpus", parsed.text("cpus"), 1, 1, 8),
+    memoryBytes,
+    gear: oneOf("gear", parsed.text("gear"), "architectural", ["architectural", "detailed"]),
+    limit: wholeNumber("limit", parsed.text("limit"), 20_000_000_000, 1, Number.MAX_SAFE_INTEGER),
+    check: parsed.flag("check"),
+    seed: wholeNumber("seed", parsed.text("seed"), 1, 0, 2 ** 32 - 1),
+    console: (bytes: Uint8Array) => {
+      process.stdout.write(bytes);
+    },
+    log: (line: string) => {
+      process.stderr.write(`kernel: ${line}\n`);
+    },
+  };
+  const ledgerFile = parsed.text("ledger");
+  if (ledgerFile !== undefined) checkWritable(ledgerFile);
+
+  const result = await runGuest(options);
+  process.stderr.write(`cordon: ${ending(result)}\n${ledgerText(result)}`);
+  if (ledgerFile !== undefined) writeJson(ledgerFile, result);
+  if (result.ending === "halt" || result.ending === "exit") return result.status;
+  return STATUS_STOPPED;
+}

@@ -1,0 +1,122 @@
+// Running one guest to its end, with everything counted: what `cordon run` does.
+import type { CpuModel } from "../hardware/index.ts";
+import type { Preset } from "../kernel/index.ts";
+import type { Gear } from "../machine/index.ts";
+import { encodeVmmArguments, type GuestImage, parseElf, VMM_PUPPET } from "../vmm/index.ts";
+import type { LedgerReport, LedgerRow } from "./ledger.ts";
+import { HOST_MEMORY_BYTES, Simulation } from "./simulation.ts";
+
+export interface GuestRunOptions {
+  readonly image: GuestImage;
+  /** Name of the guest for reports. */
+  readonly name: string;
+  readonly model: CpuModel;
+  /** Command line of the host kernel. */
+  readonly commandLine: string;
+  readonly preset: Preset;
+  readonly guestCommandLine: string;
+  /** Logical CPUs of the host. */
+  readonly cpus: number;
+  /** Guest memory in bytes. */
+  readonly memoryBytes: number;
+  readonly gear: Gear;
+  /** Simulated cycles after which a guest that has not ended is stopped. */
+  readonly limit: number;
+  readonly console: (bytes: Uint8Array) => void;
+  readonly log: (line: string) => void;
+}
+
+/** What a run was and did; `docs/ledger.schema.json` describes it as a file. */
+export interface GuestRun {
+  readonly guest: string;
+  readonly cpu: string;
+  readonly commandLine: string;
+  readonly preset: Preset;
+  readonly gear: Gear;
+  readonly ending: "halt" | "exit" | "triple fault" | "limit" | "error";
+  /** The guest's status; 0 when it did not end by itself. */
+  readonly status: number;
+  /** Why, for "error"; else empty. */
+  readonly reason: string;
+  readonly cycles: number;
+  readonly instructions: number;
+  readonly ledger: LedgerReport;
+  /** Instructions that the machine does not know: each raised #UD. */
+  readonly unimplemented: readonly LedgerRow[];
+}
+
+/** Reads and checks a guest image; UsageError names what is wrong with it. */
+export function parseGuestImage(file: Uint8Array, name: string, memoryBytes: number): GuestImage {
+  return parseElf(file, name, memoryBytes);
+}
+
+/** Boots the kernel, starts a monitor with the guest, and runs until the guest ends or the limit is reached. */
+export function runGuest(options: GuestRunOptions): GuestRun {
+  const line = new LineBuffer(options.console);
+  const simulation = new Simulation({
+    model: options.model,
+    cpus: options.cpus,
+    gear: options.gear,
+    memoryBytes: HOST_MEMORY_BYTES + options.memoryBytes,
+    commandLine: options.commandLine,
+    preset: options.preset,
+    processes: [
+      {
+        name: "vmm",
+        puppet: VMM_PUPPET,
+        args: encodeVmmArguments({ image: options.image, memoryBytes: options.memoryBytes, commandLine: options.guestCommandLine }),
+      },
+    ],
+    console: (byte) => line.add(byte),
+    log: options.log,
+  });
+  const result = simulation.runUntilExit(1, options.limit);
+  line.flush();
+  const { ending, machine } = simulation;
+  return {
+    guest: options.name,
+    cpu: options.model.key,
+    commandLine: options.commandLine,
+    preset: options.preset,
+    gear: options.gear,
+    ending: ending?.kind ?? (result.kind === "limit" ? "limit" : "error"),
+    status: ending?.status ?? 0,
+    reason: ending?.reason ?? (result.kind === "limit" ? "" : stopReason(result.kind)),
+    cycles: machine.now,
+    instructions: machine.instructions,
+    ledger: simulation.ledger.report(),
+    unimplemented: machine.unimplemented.map(([what, count]) => ({ what, count })),
+  };
+}
+
+function stopReason(kind: "exit" | "idle" | "triple-fault"): string {
+  switch (kind) {
+    case "exit":
+      return "the monitor ended without saying why";
+    case "idle":
+      return "every CPU is halted and nothing is on its way";
+    case "triple-fault":
+      return "the host CPU shut down: triple fault in the host kernel";
+  }
+}
+
+/** Collects console bytes, so that a terminal gets lines and not single bytes. */
+class LineBuffer {
+  private readonly write: (bytes: Uint8Array) => void;
+  private bytes: number[] = [];
+
+  constructor(write: (bytes: Uint8Array) => void) {
+    this.write = write;
+  }
+
+  add(byte: number): void {
+    this.bytes.push(byte);
+    if (byte === 0x0a || this.bytes.length >= 4096) this.flush();
+  }
+
+  flush(): void {
+    if (this.bytes.length === 0) return;
+    this.write(Uint8Array.from(this.bytes));
+    this.bytes = [];
+  }
+}

@@ -1,0 +1,12 @@
+export { CONTROL_MEANINGS, CONTROL_NAMES, type ControlName } from "./attack/controls.ts";
+export {
+  ATTACKS,
+  type AttackName,
+  type AttackOptions,
+  type AttackResult,
+  type Defence,
+  runAttack,
+  SECRET_BYTES,
+} from "./attack/scenario.ts";
+export { type GuestRun, type GuestRunOptions, parseGuestImage, runGuest } from "./guest-run.ts";
+export type { ExitRow, LedgerReport, LedgerRow } from "./ledger.ts";

@@ -1,0 +1,55 @@
+// What the properties are judged on: the machine's own truth, never what the kernel believes. Both machines can say it.
+import {
+  type CpuModel,
+  type Cr3,
+  isSensitiveOwner,
+  OWNER_GUEST,
+  OWNER_KERNEL,
+  OWNER_USER,
+  type Owner,
+  ownerKind,
+  ownerNumber,
+  type PhysicalMemory,
+  type VirtAddr,
+} from "../../hardware/index.ts";
+
+/** Structures of a core, by their names in reports. */
+export type Structure = "L1D" | "fill buffers" | "branch target buffer" | "return stack";
+
+export interface CpuTruth {
+  readonly id: number;
+  /** Live steps of this CPU so far. */
+  readonly steps: number;
+  readonly cr3: Cr3;
+  /** Base of the per-CPU area. */
+  readonly perCpuBase: VirtAddr;
+  /** HOST_CR3 of the current VMCS, 0 without one. */
+  readonly hostCr3: Cr3;
+  /** Handlers and stubs nested in the running path. */
+  readonly depth: number;
+  /** Owners whose data or training the structure may hold. */
+  holds(structure: Structure): ReadonlySet<Owner>;
+}
+
+export interface GroundTruth {
+  readonly model: CpuModel;
+  readonly memory: PhysicalMemory;
+  readonly cpus: readonly CpuTruth[];
+  /** Owner of a frame. */
+  frameOwner(pfn: number): Owner;
+}
+
+/** `sensitive kernel data`, `user code of mm 3`, ... */
+export function ownerText(label: Owner): string {
+  const sensitive = isSensitiveOwner(label) ? "sensitive" : "nonsensitive";
+  switch (ownerKind(label)) {
+    case OWNER_KERNEL:
+      return `the kernel (${sensitive})`;
+    case OWNER_USER:
+      return `mm ${ownerNumber(label)} (${sensitive})`;
+    case OWNER_GUEST:
+      return `VM ${ownerNumber(label)} (${sensitive})`;
+    case 0:
+      return "nobody";
+  }
+}

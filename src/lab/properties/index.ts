@@ -1,0 +1,6 @@
+export { type CpuTruth, type GroundTruth, ownerText, type Structure } from "./ground-truth.ts";
+export { sampleable } from "./judge.ts";
+export { type Domain, KernelView } from "./kernel-view.ts";
+export { auditDomain } from "./mapping-audit.ts";
+export { describeViolation, PROPERTIES, PROPERTY_NAMES, type PropertyName, PropertyViolation, type Violation } from "./property.ts";
+export { type CheckerOptions, type Occurrence, PropertyChecker } from "./property-checker.ts";

@@ -1,0 +1,101 @@
+// A booted kernel with its processes on the simulated machine, and the observers of a run. Everything that the experiments here do
+// begins with one of these.
+import { type CpuModel, type Observer, silentObserver } from "../hardware/index.ts";
+import {
+  buildKernelImage,
+  type KernelHooks,
+  type Preset,
+  type ProcessConfig,
+  TRACE_BOOT_DONE,
+  TRACE_PROCESS_EXIT,
+} from "../kernel/index.ts";
+import { type Gear, type RunResult, SimulatedMachine } from "../machine/index.ts";
+import { VICTIM_PUPPET, VMM_PUPPET, type VmmEnding, victim, vmmPuppet } from "../vmm/index.ts";
+import { Ledger } from "./ledger.ts";
+
+export interface SimulationOptions {
+  readonly model: CpuModel;
+  readonly cpus: number;
+  readonly gear: Gear;
+  /** Host RAM in bytes. */
+  readonly memoryBytes: number;
+  readonly commandLine: string;
+  readonly preset: Preset;
+  readonly processes: readonly ProcessConfig[];
+  /** Runs in the kernel at the end of its boot. */
+  readonly lateInitcall?: () => void;
+  readonly hooks?: KernelHooks;
+  /** Console output of the processes, byte by byte. */
+  readonly console?: (byte: number) => void;
+  /** Lines of the kernel log. */
+  readonly log?: (line: string) => void;
+  /** Sees every trace event, after the ledger. */
+  readonly watch?: (event: number, a: number, b: number, c: number) => void;
+}
+
+/** Host RAM that the kernel itself wants beside its guests. */
+export const HOST_MEMORY_BYTES = 128 * 2 ** 20;
+
+export class Simulation {
+  readonly machine: SimulatedMachine;
+  readonly ledger = new Ledger();
+  /** How the monitor said that its guest ended; undefined while it runs. */
+  ending: VmmEnding | undefined;
+  /** Simulated cycles at the end of the kernel's boot; undefined before. */
+  bootCycles: number | undefined;
+  private readonly exited = new Set<number>();
+  private waitingFor = 0;
+
+  constructor(options: SimulationOptions) {
+    const image = buildKernelImage({
+      preset: options.preset,
+      processes: options.processes,
+      ...(options.lateInitcall === undefined ? {} : { lateInitcall: options.lateInitcall }),
+      ...(options.hooks === undefined ? {} : { hooks: options.hooks }),
+      puppets: new Map([
+        [
+          VMM_PUPPET,
+          vmmPuppet((ending) => {
+            this.ending = ending;
+          }),
+        ],
+        [VICTIM_PUPPET, victim],
+      ]),
+    });
+    this.machine = new SimulatedMachine({
+      model: options.model,
+      memoryBytes: options.memoryBytes,
+      cpus: options.cpus,
+      gear: options.gear,
+      image,
+      commandLine: options.commandLine,
+      observer: this.observer(options),
+      console: options.console ?? (() => undefined),
+    });
+  }
+
+  /** Runs until process `pid` exits, the cycle limit is reached, or nothing can go on. */
+  runUntilExit(pid: number, limit: number): RunResult {
+    this.waitingFor = pid;
+    if (this.exited.has(pid)) return { kind: "exit", status: 0 };
+    return this.machine.run(limit);
+  }
+
+  private observer(options: SimulationOptions): Observer {
+    return {
+      ...silentObserver,
+      trace: (event, a, b, c) => {
+        this.ledger.trace(event, a, b, c);
+        if (event === TRACE_PROCESS_EXIT) this.onExit(a, b);
+        else if (event === TRACE_BOOT_DONE) this.bootCycles = this.machine.now;
+        options.watch?.(event, a, b, c);
+      },
+      print: (text) => options.log?.(text),
+    };
+  }
+
+  private onExit(pid: number, status: number): void {
+    this.exited.add(pid);
+    if (pid === this.waitingFor) this.machine.stop({ kind: "exit", status });
+  }
+}

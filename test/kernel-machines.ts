@@ -1,0 +1,71 @@
+// Runs a kernel on any of the machines and hands back what it told: for tests that must hold on all of them.
+import { fail, findCpuModel, type KernelImage, type Observer } from "../src/hardware/index.ts";
+import { SimulatedMachine } from "../src/machine/index.ts";
+import { ResidueMachine } from "../src/residue/index.ts";
+
+export const MACHINES = ["residue", "simulated, architectural", "simulated, detailed"] as const;
+export type MachineName = (typeof MACHINES)[number];
+
+export type TraceRecord = readonly [event: number, a: number, b: number, c: number];
+
+export interface Told {
+  readonly events: readonly TraceRecord[];
+  readonly lines: readonly string[];
+  readonly console: string;
+}
+
+export interface RunOptions {
+  readonly commandLine?: string;
+  readonly cpus?: number;
+  readonly model?: string;
+  /** The events so far, for the code that runs in the kernel; filled while it runs. */
+  readonly events?: TraceRecord[];
+  /** Ends the run; by default it ends when nothing can go on. */
+  readonly until?: (events: readonly TraceRecord[]) => boolean;
+}
+
+const MEMORY_BYTES = 128 * 2 ** 20;
+/** Far more than any of the tests needs. */
+const TURNS = 200_000;
+const CYCLES = 200_000_000;
+const SLICE = 1_000_000;
+
+/** Boots `image` and runs it until `until` holds or everything sleeps. */
+export function runKernel(machine: MachineName, image: KernelImage, options: RunOptions = {}): Told {
+  const events = options.events ?? [];
+  const lines: string[] = [];
+  let console = "";
+  const observer: Observer = {
+    trace: (event, a, b, c) => {
+      events.push([event, a, b, c]);
+    },
+    frameOwner: () => undefined,
+    context: () => undefined,
+    print: (text) => {
+      lines.push(text);
+    },
+  };
+  const common = {
+    model: findCpuModel(options.model ?? "skx") ?? fail("no such CPU model"),
+    memoryBytes: MEMORY_BYTES,
+    cpus: options.cpus ?? 1,
+    image,
+    commandLine: options.commandLine ?? "",
+    observer,
+    console: (byte: number): void => {
+      console += String.fromCharCode(byte);
+    },
+  };
+  const isDone = (): boolean => options.until?.(events) ?? false;
+  if (machine === "residue") {
+    const residue = new ResidueMachine(common);
+    const until = options.until === undefined ? () => residue.cpus.every((cpu) => !cpu.canRun) : isDone;
+    residue.run(until, TURNS);
+  } else {
+    const simulated = new SimulatedMachine({ ...common, gear: machine === "simulated, detailed" ? "detailed" : "architectural" });
+    for (let limit = SLICE; limit <= CYCLES && !isDone(); limit += SLICE) {
+      if (simulated.run(limit).kind !== "limit") break;
+    }
+  }
+  return { events, lines, console };
+}
