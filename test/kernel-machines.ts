@@ -1,18 +1,11 @@
 // Runs a kernel on any of the machines and hands back what it told: for tests that must hold on all of them.
-import { fail, findCpuModel, type KernelImage, type Observer } from "../src/hardware/index.ts";
+import { fail, findCpuModel, type KernelImage } from "../src/hardware/index.ts";
 import { SimulatedMachine } from "../src/machine/index.ts";
 import { ResidueMachine } from "../src/residue/index.ts";
+import { listener, type Told, type TraceRecord } from "./in-kernel.ts";
 
 export const MACHINES = ["residue", "simulated, architectural", "simulated, detailed"] as const;
 export type MachineName = (typeof MACHINES)[number];
-
-export type TraceRecord = readonly [event: number, a: number, b: number, c: number];
-
-export interface Told {
-  readonly events: readonly TraceRecord[];
-  readonly lines: readonly string[];
-  readonly console: string;
-}
 
 export interface RunOptions {
   readonly commandLine?: string;
@@ -35,23 +28,13 @@ export function runKernel(machine: MachineName, image: KernelImage, options: Run
   const events = options.events ?? [];
   const lines: string[] = [];
   let console = "";
-  const observer: Observer = {
-    trace: (event, a, b, c) => {
-      events.push([event, a, b, c]);
-    },
-    frameOwner: () => undefined,
-    context: () => undefined,
-    print: (text) => {
-      lines.push(text);
-    },
-  };
   const common = {
     model: findCpuModel(options.model ?? "skx") ?? fail("no such CPU model"),
     memoryBytes: MEMORY_BYTES,
     cpus: options.cpus ?? 1,
     image,
     commandLine: options.commandLine ?? "",
-    observer,
+    observer: listener(events, lines),
     console: (byte: number): void => {
       console += String.fromCharCode(byte);
     },

@@ -29,7 +29,10 @@ test("npm pack gives a package that provides the command and the typed library",
   equal(hello.status, 0, hello.stderr);
   match(hello.stdout, /^hello/i);
 
-  writeFileSync(join(elsewhere, "use.mjs"), 'import { CPU_MODELS } from "cordon";\nconsole.log(CPU_MODELS.map((model) => model.key).join(" "));\n');
+  writeFileSync(
+    join(elsewhere, "use.mjs"),
+    'import { CPU_MODELS } from "cordon";\nconsole.log(CPU_MODELS.map((model) => model.key).join(" "));\n',
+  );
   const used = run(process.execPath, ["use.mjs"], elsewhere);
   equal(used.status, 0, used.stderr);
   match(used.stdout, /skx clx/);
@@ -40,9 +43,26 @@ test("npm pack gives a package that provides the command and the typed library",
   );
   const typed = run(
     process.execPath,
-    [join(root, "node_modules", "typescript", "bin", "tsc"), "--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", "--target", "es2022", "use.ts"],
+    [
+      join(root, "node_modules", "typescript", "bin", "tsc"),
+      "--noEmit",
+      "--strict",
+      "--skipLibCheck",
+      "--module",
+      "nodenext",
+      "--target",
+      "es2022",
+      "use.ts",
+    ],
     elsewhere,
   );
   match(typed.stdout, /use\.ts\(3,14\): error TS2322/, "the one wrong line, and nothing else");
-  equal(typed.stdout.trim().split("\n").filter((line) => / error /.test(line)).length, 1, typed.stdout);
+  equal(
+    typed.stdout
+      .trim()
+      .split("\n")
+      .filter((line) => / error /.test(line)).length,
+    1,
+    typed.stdout,
+  );
 });

@@ -26,6 +26,14 @@ static inline uint64_t load_time(const volatile void *address)
 	return timestamp() - start;
 }
 
+/** Waits until what is on its way from memory has arrived: a fence does not wait for loads that never happened. */
+static inline void settle(void)
+{
+	uint64_t start = timestamp();
+	while (timestamp() - start < 1000)
+		;
+}
+
 /** The hexadecimal or decimal number behind `key=` in the command line, or `otherwise`. Hexadecimal begins with 0x. */
 uint64_t argument(const char *command_line, const char *key, uint64_t otherwise);
 

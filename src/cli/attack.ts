@@ -34,11 +34,11 @@ export function evidence(result: AttackResult): string {
     ["bytes recovered", `${result.recovered} of ${result.length}`],
     ["stopped by", result.stoppedBy],
     ["the attacker's report", result.report],
-    ["VM entries with a line of the secret in L1D", `${result.entriesWithSecretInL1d} of ${result.vmEntries}`],
+    ["VM exits with the secret's line in L1D", `${result.exitsWithSecretInL1d} of ${result.vmExits}`],
     ["secret mapped where the host handled the exits", result.isSecretMapped ? "yes" : "no"],
+    ["hypercalls that left the restricted address space", `${result.hypercallsThatExited} of ${result.hypercalls}`],
     ["flushes: data, control", `${result.dataFlushes}, ${result.controlFlushes}`],
     ["transitions: asi_enter, asi_exit", `${result.enters}, ${result.exits}`],
-    ["VM exits", result.vmExits.toLocaleString("en-US")],
     ["simulated cycles", result.cycles.toLocaleString("en-US")],
   ];
   return `${table(["what", "value"], rows)}\n`;

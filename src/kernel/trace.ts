@@ -79,7 +79,7 @@ export const TRACE_EVENTS: ReadonlyMap<number, TraceEvent> = new Map([
   [TRACE_ASI_RELAX, { name: "asi_relax", values: [] }],
   [TRACE_SWITCH_MM, { name: "switch_mm", values: ["previous mm", "next mm", "ASID"] }],
   [TRACE_IRQ, { name: "interrupt", values: ["vector", "1 from user mode", "nesting depth"] }],
-  [TRACE_NMI, { name: "NMI", values: ["1 from user mode", "nesting depth"] }],
+  [TRACE_NMI, { name: "NMI", values: ["1 from user mode", "nesting depth", "interrupted RIP"] }],
   [TRACE_SYSCALL, { name: "system call", values: ["number"] }],
   [TRACE_PAGE_FAULT, { name: "page fault", values: ["address", "error code", "outcome (FAULT_OUTCOMES)"] }],
   [TRACE_CONTEXT_SWITCH, { name: "context switch", values: ["previous pid", "next pid"] }],

@@ -1,6 +1,7 @@
 // Instructions that the core leaves to its host: CPUID, MSRs, ports, VMX. The host performs one and moves RIP past it; a fault is
 // raised with RIP at it. SDM vol. 2 (instructions), vol. 3, 32 (VMX instructions).
 import { CR4_VMXE, VECTOR_GP, VECTOR_PF, VECTOR_UD, VMX_FAIL_INVALID, VMX_FAIL_VALID, VMX_SUCCEED, type Width } from "../hardware/index.ts";
+import type { CpuidResult, IoBus } from "../platform/index.ts";
 import {
   ASSIST_CPUID,
   ASSIST_IN,
@@ -40,8 +41,6 @@ import {
 } from "./core/layout.gen.ts";
 import type { CoreFields } from "./core-fields.ts";
 import type { CoreFunctions } from "./core-functions.ts";
-import type { CpuidResult } from "./cpuid.ts";
-import type { IoBus } from "./io-bus.ts";
 import type { Msrs } from "./msrs.ts";
 import type { Vmx } from "./vmx.ts";
 

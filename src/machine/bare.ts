@@ -1,7 +1,6 @@
 // The core with nothing around it but page tables that map memory to itself: code at CPL 0, registers in and out, a trap at which a call
 // ends. Benchmarks call functions of a guest through it, and tests of the core build their own tables on top.
 import { assert } from "../hardware/index.ts";
-import { Core, type CoreGear, type CoreOptions } from "./core.ts";
 import {
   CPU_CPL,
   CPU_CR0,
@@ -25,6 +24,7 @@ import {
   SEG_CS,
   SEG_SS,
 } from "./core/layout.gen.ts";
+import type { Core } from "./core.ts";
 
 const PML4 = 0x1000;
 const PDPT = 0x2000;
@@ -57,9 +57,10 @@ const PORTION = 0x7fffffff;
 export class BareMachine {
   readonly core: Core;
 
-  constructor(options: Omit<CoreOptions, "cpus"> & { readonly cpus?: number }) {
-    this.core = new Core({ cpus: 1, ...options });
-    this.writeTables(options.physicalBytes);
+  /** `core`: at reset. */
+  constructor(core: Core) {
+    this.core = core;
+    this.writeTables(core.physical.byteLength);
     const { fields, functions } = this.core;
     fields.set(CPU_CR0, CR0_PG_WP_NE_ET_PE, 0);
     fields.setWord(CPU_CR3, PML4);
@@ -71,10 +72,6 @@ export class BareMachine {
     this.core.physical.set(TRAP_OPCODE, RETURN_TRAP);
     functions.registerTrap(RETURN_TRAP);
     functions.contextChanged();
-  }
-
-  setGear(gear: CoreGear): void {
-    this.core.setGear(gear);
   }
 
   /** CPL 0 with flat segments. */

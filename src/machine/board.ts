@@ -1,18 +1,38 @@
 // What a logical CPU sees of the machine around it.
 import type { VirtAddr } from "../hardware/index.ts";
+import type { IoBus, LocalApic } from "../platform/index.ts";
 import type { CoreFields } from "./core-fields.ts";
 import type { CoreFunctions } from "./core-functions.ts";
-import type { IoBus } from "./io-bus.ts";
 import type { MachinePath } from "./machine-path.ts";
 import type { PuppetRegisters } from "./puppets.ts";
 
+/** A CPU as its step hook sees it. */
+export interface SteppingCpu {
+  readonly id: number;
+  readonly now: number;
+  readonly path: MachinePath;
+  readonly apic: LocalApic;
+  /** Suspends the running path before its step; it goes on from its log at once (law 3). */
+  suspendOnce(): void;
+}
+
+/** Sees a step of a CPU before it acts. */
+export type StepHook = (cpu: SteppingCpu) => void;
+
+/** Sees that a guest is about to be entered, or that user code (a puppet) runs. */
+export type EntryHook = (cpu: SteppingCpu, kind: "user" | "guest") => void;
+
 export interface Board {
+  /** Set: every step is looked at. */
+  readonly stepHook: StepHook | undefined;
+  readonly entryHook: EntryHook | undefined;
   readonly core: CoreFunctions;
   /** True in the detailed gear: accesses pass through the cache model and take time. */
   readonly isDetailed: boolean;
   readonly fields: CoreFields;
   readonly io: IoBus;
   readonly cpuCount: number;
+  readonly threadsPerCore: number;
   /** True when the simulation shall end: every CPU gives up its turn at its next step. */
   readonly isStopping: boolean;
   /** Handlers of the kernel's traps by physical address. */

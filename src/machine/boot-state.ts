@@ -14,6 +14,7 @@ import {
   EFER_SCE,
   RFLAGS_FIXED,
 } from "../hardware/index.ts";
+import { AR_UNUSABLE } from "../platform/index.ts";
 import {
   CPU_CPL,
   CPU_CR0,
@@ -37,7 +38,6 @@ import {
   SEG_TR,
 } from "./core/layout.gen.ts";
 import type { CoreFields } from "./core-fields.ts";
-import { AR_UNUSABLE } from "./vmx-checks.ts";
 
 export interface CpuStart {
   readonly id: number;

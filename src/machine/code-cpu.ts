@@ -1,18 +1,13 @@
 // A logical CPU as a runner of machine code: the loop around core.run(), traps and what they begin, delivery of interrupts at
-// instruction boundaries and between the steps of a kernel path, sleeping, turns. The steps themselves are in simulated-cpu.ts.
+// instruction boundaries and between the steps of a kernel path. Turns and sleep are in turn-cpu.ts, the steps themselves are in simulated-cpu.ts.
 import {
   assert,
-  type CpuId,
-  type CpuModel,
   EXIT_REASON,
   fail,
   INTR_TYPE_EXT_INTR,
   INTR_TYPE_NMI_INTR,
   isSuspension,
-  LogicalCpu,
-  type Observer,
   type PathRoot,
-  type PhysicalMemory,
   PIN_BASED_EXT_INTR_MASK,
   PIN_BASED_NMI_EXITING,
   RFLAGS_IF,
@@ -23,7 +18,6 @@ import {
   VM_EXIT_ACK_INTR_ON_EXIT,
   VMCS,
 } from "../hardware/index.ts";
-import type { Board } from "./board.ts";
 import {
   CPU_CPL,
   CPU_CR2,
@@ -57,11 +51,9 @@ import {
   PENDING_INTERRUPT,
   PENDING_NMI,
 } from "./core/layout.gen.ts";
-import type { CoreFields } from "./core-fields.ts";
-import type { CoreFunctions } from "./core-functions.ts";
-import { LocalApic } from "./local-apic.ts";
-import { type Level, MachinePath, PHASE_NONE } from "./machine-path.ts";
-import { wantsInterruptWindow, wantsNmiWindow, type Vmx } from "./vmx.ts";
+import { type Level, PHASE_NONE } from "./machine-path.ts";
+import { TurnCpu } from "./turn-cpu.ts";
+import { type Vmx, wantsInterruptWindow, wantsNmiWindow } from "./vmx.ts";
 
 /** What the machine code that runs belongs to. */
 const ROOT = 0;
@@ -78,48 +70,10 @@ const RSP = CPU_REGS + 4 * 8;
 const LONGEST_RUN = 10_000_000;
 const NO_ERROR_CODE = -1;
 
-function neverBegun(): void {
-  fail("a kernel path that was never begun is run");
-}
-
-export abstract class CodeCpu extends LogicalCpu {
-  readonly core: CoreFunctions;
-  readonly fields: CoreFields;
-  readonly apic = new LocalApic();
-  override path = new MachinePath(neverBegun);
-  /** True while a kernel path of this CPU is suspended or runs; false: machine code runs at the root. */
-  hasPath = false;
-  /** In HLT. */
-  isAsleep = false;
-  /** False until the mailbox starts this CPU. */
-  isOnline = false;
-  protected readonly board: Board;
-  /** The turn is over at this time. */
-  protected turnEnd = 0;
-  /** A stack switch is under way: the path cannot be suspended. */
-  protected mustNotYield = false;
-  /** What wakes it from HLT, noted when it fell asleep: the registers are not at hand later. */
-  private sleepPriority = 0;
-  private takesInterruptsAsleep = false;
-  private takesNmiAsleep = false;
-
-  protected constructor(board: Board, id: CpuId, model: CpuModel, memory: PhysicalMemory, observer: Observer) {
-    super(id, model, memory, observer);
-    this.board = board;
-    this.core = board.core;
-    this.fields = board.fields;
-  }
-
+export abstract class CodeCpu extends TurnCpu {
   abstract readonly vmxUnit: Vmx;
 
   // ---------------------------------------------------------------- turns
-
-  /** When this CPU next has something to do. */
-  get wakeTime(): number {
-    if (!this.isOnline) return Number.POSITIVE_INFINITY;
-    if (!this.isAsleep || this.canWake()) return this.now;
-    return Math.max(this.now, this.apic.nextArrival);
-  }
 
   /** Runs until `turnEnd` or as long as there is something to do. The core has this CPU selected. */
   takeTurn(turnEnd: number): void {
@@ -134,21 +88,6 @@ export abstract class CodeCpu extends LogicalCpu {
         if (!isSuspension(error)) throw error;
       }
     }
-  }
-
-  /** A message reached another CPU that may now be due before this turn ends. */
-  shortenTurn(end: number): void {
-    if (end >= this.turnEnd) return;
-    this.turnEnd = end;
-    this.rearm();
-  }
-
-  /** True when the turn is over, after asking the machine whether it still is. */
-  protected isTurnOver(): boolean {
-    if (this.board.isStopping) return true;
-    if (this.now < this.turnEnd) return false;
-    this.turnEnd = this.board.turnEnd(this);
-    return this.now >= this.turnEnd;
   }
 
   // ---------------------------------------------------------------- kernel paths
@@ -197,8 +136,13 @@ export abstract class CodeCpu extends LogicalCpu {
   protected override due(): void {
     // A step that is already under way (a guest runs, HLT waits) looks for itself.
     if (this.path.phase !== PHASE_NONE) return;
+    this.board.stepHook?.(this);
     this.apic.collect(this.now);
     while (this.deliverOne());
+    if (this.isSuspensionAsked && !this.mustNotYield) {
+      this.isSuspensionAsked = false;
+      throw SUSPEND;
+    }
     if (!this.mustNotYield && this.isTurnOver()) throw SUSPEND;
     this.rearm();
   }
@@ -215,12 +159,6 @@ export abstract class CodeCpu extends LogicalCpu {
     this.apic.acknowledge(vector);
     this.deliverBetween(vector, EVENT_INTERRUPT, NO_ERROR_CODE);
     return true;
-  }
-
-  /** The interrupt that the APIC offers and RFLAGS.IF lets through, or -1. */
-  private deliverableVector(): number {
-    if ((this.fields.low(CPU_RFLAGS) & RFLAGS_IF) === 0) return -1;
-    return this.apic.pending(this.fields.low(CPU_CR8));
   }
 
   /** Delivers an event while a kernel path stands at its trap, and runs until the frame's IRET is back there. */
@@ -249,13 +187,6 @@ export abstract class CodeCpu extends LogicalCpu {
     const vector = this.fields.low(CPU_FAULT_VECTOR);
     if (vector === VECTOR_PF) this.fields.set(CPU_CR2, this.fields.low(CPU_FAULT_ADDRESS), this.fields.high(CPU_FAULT_ADDRESS));
     this.deliverBetween(vector, EVENT_EXCEPTION, this.fields.low(CPU_FAULT_ERROR));
-  }
-
-  /** Recomputes when the step hook must run. Called after anything that changes what is due. */
-  protected rearm(): void {
-    this.horizon = Math.min(this.turnEnd, this.apic.nextArrival);
-    this.attention =
-      this.board.isStopping || (this.apic.isNmiPending && this.fields.low(CPU_NMI_BLOCKED) === 0) || this.deliverableVector() >= 0;
   }
 
   // ---------------------------------------------------------------- machine code
@@ -336,6 +267,7 @@ export abstract class CodeCpu extends LogicalCpu {
     if (kind === DELIVERY && at === site && this.fields.word(RSP) === stackPointer) return true;
     if (this.fields.low(CPU_CPL) === 3) {
       assert(kind === ROOT, () => `cpu ${this.id}: a puppet's trap inside a kernel path`);
+      this.board.entryHook?.(this, "user");
       this.runPuppet(at);
       return false;
     }
@@ -413,35 +345,6 @@ export abstract class CodeCpu extends LogicalCpu {
   }
 
   // ---------------------------------------------------------------- sleep
-
-  /** HLT: notes what may wake this CPU. In a guest the host's interrupts do, whatever the guest's flags say. */
-  protected fallAsleep(): void {
-    const isGuest = this.fields.low(CPU_GUEST_MODE) !== 0;
-    this.isAsleep = true;
-    this.sleepPriority = this.fields.low(CPU_CR8);
-    this.takesInterruptsAsleep = isGuest || (this.fields.low(CPU_RFLAGS) & RFLAGS_IF) !== 0;
-    this.takesNmiAsleep = isGuest || this.fields.low(CPU_NMI_BLOCKED) === 0;
-  }
-
-  private canWake(): boolean {
-    if (this.apic.isNmiPending && this.takesNmiAsleep) return true;
-    return this.takesInterruptsAsleep && this.apic.pending(this.sleepPriority) >= 0;
-  }
-
-  /** Lets time pass until something wakes this CPU. @returns false: not within this turn. */
-  protected sleep(): boolean {
-    for (;;) {
-      this.apic.collect(this.now);
-      if (this.canWake()) {
-        this.isAsleep = false;
-        this.fields.setLow(CPU_HALTED, 0);
-        return true;
-      }
-      const next = this.apic.nextArrival;
-      if (next === Number.POSITIVE_INFINITY || next > this.turnEnd) return false;
-      this.now = Math.max(this.now, next);
-    }
-  }
 
   private sleepOn(kind: Kind): boolean {
     if (this.sleep()) return true;

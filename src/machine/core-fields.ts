@@ -3,10 +3,13 @@
 
 export class CoreFields {
   private readonly view: DataView;
+  /** All of linear memory in 32-bit words: for copies of many fields. */
+  readonly words: Uint32Array;
 
   /** `view`: the whole linear memory of the core. */
   constructor(view: DataView) {
     this.view = view;
+    this.words = new Uint32Array(view.buffer);
   }
 
   /** Unsigned 16 bits. */

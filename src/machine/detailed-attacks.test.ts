@@ -27,7 +27,8 @@ import {
   word,
 } from "../assembler/index.ts";
 import { CPU_MODELS, type CpuModel } from "../hardware/index.ts";
-import { type DetailedModel, detailedModelOf } from "./detailed-model.ts";
+import type { DetailedModel } from "./detailed-model.ts";
+import { detailedModelOf } from "./detailed-model-of.ts";
 import { AttackBench, CODE, DATA, PAGE_DIRECTORY, PROBE, PROBE_LINES, PROBE_SHIFT, SECRET_PAGE, WINDOW_PAGE } from "./testing-detailed.ts";
 
 function modelNamed(key: string): DetailedModel {
@@ -50,7 +51,10 @@ function benchOn(model: DetailedModel = skx): AttackBench {
 
 /** Dependents of a transient load: the byte in EAX chooses a probe line. */
 function encode(a: Assembler): Assembler {
-  return a.shl(rax, PROBE_SHIFT).mov(rcx, PROBE).mov(ecx, mem(memIndexedBase(a), 0));
+  return a
+    .shl(rax, PROBE_SHIFT)
+    .mov(rcx, PROBE)
+    .mov(ecx, mem(memIndexedBase(a), 0));
 }
 
 function memIndexedBase(a: Assembler) {
@@ -61,7 +65,12 @@ function memIndexedBase(a: Assembler) {
 test("flush and reload: time tells a cached line from a flushed one", () => {
   const bench = benchOn();
   bench.flushProbe();
-  bench.run((a) => a.mov(rax, PROBE + (77 << PROBE_SHIFT)).mov(ecx, mem(rax)).mov(ecx, mem(rax, 200 << PROBE_SHIFT)));
+  bench.run((a) =>
+    a
+      .mov(rax, PROBE + (77 << PROBE_SHIFT))
+      .mov(ecx, mem(rax))
+      .mov(ecx, mem(rax, 200 << PROBE_SHIFT)),
+  );
   const times = bench.times();
   const hit = times[77] ?? 0;
   const misses = [...times].filter((_, line) => line !== 77 && line !== 277).sort((a, b) => a - b);
@@ -84,7 +93,9 @@ function spectreV1(bench: AttackBench, fence: (a: Assembler) => Assembler): numb
   bench.flushProbe();
   bench.run((a) => {
     a.mov(r12d, ROUNDS).mov(r10, LENGTH).mov(r11, ARRAY).mov(r14, outside);
-    a.label("round").mov(rdi, r12).and(rdi, ARRAY_LENGTH - 1);
+    a.label("round")
+      .mov(rdi, r12)
+      .and(rdi, ARRAY_LENGTH - 1);
     // The last round has the index outside, chosen without a branch.
     a.cmp(r12, 1).cmove(rdi, r14).clflush(mem(r10)).mfence().call("victim").dec(r12).jne("round").jmp("end");
     a.label("victim").cmp(rdi, mem(r10)).jae("out");
@@ -97,32 +108,56 @@ function spectreV1(bench: AttackBench, fence: (a: Assembler) => Assembler): numb
 }
 
 test("Spectre v1: a bounds check bypass recovers a byte by time alone", () => {
-  assert.deepEqual(spectreV1(benchOn(), (a) => a), [SECRET]);
+  assert.deepEqual(
+    spectreV1(benchOn(), (a) => a),
+    [SECRET],
+  );
 });
 
 test("Spectre v1: LFENCE behind the check stops it", () => {
-  assert.deepEqual(spectreV1(benchOn(), (a) => a.lfence()), []);
+  assert.deepEqual(
+    spectreV1(benchOn(), (a) => a.lfence()),
+    [],
+  );
 });
 
 test("Spectre v1: a window as short as the reorder buffer of one micro-op leaks nothing", () => {
-  assert.deepEqual(spectreV1(benchOn({ ...skx, reorderBuffer: 4 }), (a) => a), []);
+  assert.deepEqual(
+    spectreV1(benchOn({ ...skx, reorderBuffer: 4 }), (a) => a),
+    [],
+  );
 });
 
 const POINTER = DATA + 0x400;
 
 /** Trains an indirect call to a gadget, then calls through a flushed pointer to something harmless. */
 function spectreV2(bench: AttackBench, before: (bench: AttackBench) => void): number[] {
-  const body = (rounds: number, last: "gadget" | "harmless") => (a: Assembler): Assembler => {
-    a.mov(r12d, rounds).mov(r10, POINTER);
-    a.label("round").mov(rax, "gadget").mov(rbx, last).cmp(r12, 1).cmove(rax, rbx).mov(qword(mem(r10)), rax);
-    a.mov(rdi, SECRET_PAGE).mov(r13, SECRET_PAGE + SECRET_OFFSET).cmp(r12, 1).cmove(rdi, r13);
-    a.clflush(mem(r10)).mfence().call("site").dec(r12).jne("round").jmp("end");
-    a.align(64).label("site").call(qword(mem(r10))).ret();
-    a.align(64).label("gadget").movzx(eax, byte(mem(rdi)));
-    encode(a).ret();
-    a.align(64).label("harmless").ret();
-    return a.label("end").nop();
-  };
+  const body =
+    (rounds: number, last: "gadget" | "harmless") =>
+    (a: Assembler): Assembler => {
+      a.mov(r12d, rounds).mov(r10, POINTER);
+      a.label("round")
+        .mov(rax, "gadget")
+        .mov(rbx, last)
+        .cmp(r12, 1)
+        .cmove(rax, rbx)
+        .mov(qword(mem(r10)), rax);
+      a.mov(rdi, SECRET_PAGE)
+        .mov(r13, SECRET_PAGE + SECRET_OFFSET)
+        .cmp(r12, 1)
+        .cmove(rdi, r13);
+      a.clflush(mem(r10)).mfence().call("site").dec(r12).jne("round").jmp("end");
+      a.align(64)
+        .label("site")
+        .call(qword(mem(r10)))
+        .ret();
+      a.align(64)
+        .label("gadget")
+        .movzx(eax, byte(mem(rdi)));
+      encode(a).ret();
+      a.align(64).label("harmless").ret();
+      return a.label("end").nop();
+    };
   bench.run((a) => a.mov(r8, SECRET_PAGE + SECRET_OFFSET).mov(eax, mem(r8)));
   bench.run(body(ROUNDS, "gadget"));
   before(bench);
@@ -132,11 +167,17 @@ function spectreV2(bench: AttackBench, before: (bench: AttackBench) => void): nu
 }
 
 test("Spectre v2: a trained indirect call executes a gadget with the victim's registers", () => {
-  assert.deepEqual(spectreV2(benchOn(), () => undefined), [SECRET]);
+  assert.deepEqual(
+    spectreV2(benchOn(), () => undefined),
+    [SECRET],
+  );
 });
 
 test("Spectre v2: IBPB between training and victim stops it", () => {
-  assert.deepEqual(spectreV2(benchOn(), (bench) => exportsOf(bench).indirectBranchPredictorBarrier()), []);
+  assert.deepEqual(
+    spectreV2(benchOn(), (bench) => exportsOf(bench).indirectBranchPredictorBarrier()),
+    [],
+  );
 });
 
 test("return stack: a return goes on behind its call until its real address is known", () => {
@@ -147,7 +188,13 @@ test("return stack: a return goes on behind its call until its real address is k
     a.mov(rdi, SECRET_PAGE + SECRET_OFFSET).call("detour");
     a.movzx(eax, byte(mem(rdi)));
     encode(a).label("after").jmp("end");
-    a.align(64).label("detour").mov(rax, "end").mov(qword(mem(rsp)), rax).clflush(mem(rsp)).mfence().ret();
+    a.align(64)
+      .label("detour")
+      .mov(rax, "end")
+      .mov(qword(mem(rsp)), rax)
+      .clflush(mem(rsp))
+      .mfence()
+      .ret();
     return a.align(64).label("end").nop();
   });
   assert.deepEqual(bench.hits(), [SECRET]);
@@ -169,7 +216,12 @@ function l1tf(model: DetailedModel, entry: bigint, before: (bench: AttackBench) 
   const bench = benchOn(model);
   bench.setPageEntry(WINDOW_PAGE, entry);
   bench.flushProbe();
-  bench.run((a) => a.mov(r8, SECRET_PAGE + SECRET_OFFSET).mov(eax, mem(r8)).lfence());
+  bench.run((a) =>
+    a
+      .mov(r8, SECRET_PAGE + SECRET_OFFSET)
+      .mov(eax, mem(r8))
+      .lfence(),
+  );
   before(bench);
   faultingLoad(bench, WINDOW_PAGE + SECRET_OFFSET);
   return bench.hits();
@@ -188,7 +240,10 @@ test("L1TF: so does an entry with a reserved bit", () => {
 });
 
 test("L1TF: not when the line is not in L1D, whatever L2 holds", () => {
-  assert.deepEqual(l1tf(skx, notPresent, (bench) => exportsOf(bench).flushL1d()), []);
+  assert.deepEqual(
+    l1tf(skx, notPresent, (bench) => exportsOf(bench).flushL1d()),
+    [],
+  );
 });
 
 test("L1TF: not on a CPU without the bug", () => {
@@ -207,7 +262,12 @@ test("L1TF: an upper level's entry with P=0 does the same, with that level's off
   bench.core.view.setBigUint64(directory + 8 * 2, USER, true);
   bench.core.functions.flushAllTlb();
   bench.flushProbe();
-  bench.run((a) => a.mov(r8, SECRET_PAGE + SECRET_OFFSET).mov(eax, mem(r8)).lfence());
+  bench.run((a) =>
+    a
+      .mov(r8, SECRET_PAGE + SECRET_OFFSET)
+      .mov(eax, mem(r8))
+      .lfence(),
+  );
   faultingLoad(bench, 0x400000 + SECRET_PAGE + SECRET_OFFSET);
   assert.deepEqual(bench.hits(), [SECRET]);
 });
@@ -242,7 +302,10 @@ function mds(model: DetailedModel, before: (a: Assembler) => Assembler): number[
   bench.setPageEntry(WINDOW_PAGE, bench.pageEntry(WINDOW_PAGE) & ~USER);
   bench.flushProbe();
   const result = bench.run((a) => {
-    a.mov(r8, SECRET_PAGE + SECRET_OFFSET).mov(r9, WINDOW_PAGE + SECRET_OFFSET).mov(r10, DATA).mov(eax, mem(r10));
+    a.mov(r8, SECRET_PAGE + SECRET_OFFSET)
+      .mov(r9, WINDOW_PAGE + SECRET_OFFSET)
+      .mov(r10, DATA)
+      .mov(eax, mem(r10));
     a.clflush(mem(r8)).mfence().mov(eax, mem(r8)).lfence();
     return encode(before(a).movzx(eax, byte(mem(r9))));
   });
@@ -270,8 +333,17 @@ test("a wrong path changes no register, flag or byte of memory", () => {
   const before = bench.flat.memory(DATA, 0x1000).slice();
   const result = bench.run((a) => {
     // The branch is always taken but predicted from an empty table; its condition comes from a flushed line.
-    a.mov(r10, DATA).clflush(mem(r10)).mfence().mov(edi, 5).cmp(qword(mem(r10)), 0).je("right");
-    a.mov(edi, 6).mov(qword(mem(r10, 64)), 1).mov(qword(mem(r10, 128)), rdi).add(rdi, r10).stc();
+    a.mov(r10, DATA)
+      .clflush(mem(r10))
+      .mfence()
+      .mov(edi, 5)
+      .cmp(qword(mem(r10)), 0)
+      .je("right");
+    a.mov(edi, 6)
+      .mov(qword(mem(r10, 64)), 1)
+      .mov(qword(mem(r10, 128)), rdi)
+      .add(rdi, r10)
+      .stc();
     return a.label("right").nop();
   });
   assert.equal(bench.flat.registers[2 * 7], 5);

@@ -10,6 +10,7 @@ const SECOND_TLB_LATENCY = 7;
 /** Branch address bits that the indirect predictor sees (reverse engineered on Skylake: it aliases above). */
 const TARGET_SOURCE_BITS = 30;
 const MAX_HISTORY = 32;
+const SWAPGS_COST = 25;
 
 export function detailedModelOf(model: CpuModel, threadsPerCore = 1): DetailedModel {
   return {
@@ -36,5 +37,18 @@ export function detailedModelOf(model: CpuModel, threadsPerCore = 1): DetailedMo
     ibpbClearsReturns: model.ibpbClearsReturnStack,
     mdClear: hasFeature(model, "MD_CLEAR"),
     threadsPerCore,
+    costs: {
+      syscall: model.cost.syscall.value,
+      sysret: model.cost.sysret.value,
+      iret: model.cost.iret.value,
+      swapgs: SWAPGS_COST,
+      controlWrite: model.cost.cr3WriteNoflush.value,
+      invlpg: model.cost.invlpg.value,
+      invpcid: model.cost.invpcid.value,
+      verw: model.cost.verw.value,
+      lfence: model.cost.lfence.value,
+      interrupt: model.cost.interruptDelivery.value,
+      pageFault: model.cost.pageFault.value,
+    },
   };
 }

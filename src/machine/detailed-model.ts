@@ -1,6 +1,6 @@
 // What the detailed gear needs to know of a CPU: geometry, latencies, bugs. Plain data, filled into the core's MODEL record and used to
 // place the structures of every core in the arena. Latencies are in core cycles, load to use.
-import { assert, type Bug, type Cache, type CpuModel } from "../hardware/index.ts";
+import { assert } from "../hardware/index.ts";
 
 export interface CacheGeometry {
   /** A power of two. */
@@ -57,6 +57,23 @@ export interface DetailedModel {
   /** VERW and the L1D flush command clear fill buffers and store buffer. */
   readonly mdClear: boolean;
   readonly threadsPerCore: number;
+  readonly costs: DetailedCosts;
+}
+
+/** Cycles of operations beyond their memory accesses. `interrupt` and `pageFault`: the delivery. */
+export interface DetailedCosts {
+  readonly syscall: number;
+  readonly sysret: number;
+  readonly iret: number;
+  readonly swapgs: number;
+  /** MOV to CR0, CR3, CR4 in machine code. */
+  readonly controlWrite: number;
+  readonly invlpg: number;
+  readonly invpcid: number;
+  readonly verw: number;
+  readonly lfence: number;
+  readonly interrupt: number;
+  readonly pageFault: number;
 }
 
 const MAX_WAYS = 32;
@@ -81,51 +98,14 @@ export function checkDetailedModel(
   assert(isPowerOfTwo(model.dataTlb.sets) && model.dataTlb.ways <= MAX_DATA_TLB_WAYS, () => "dataTlb: sets a power of two, at most 8 ways");
   assert(isPowerOfTwo(model.targetEntries), () => `targetEntries must be a power of two, not ${model.targetEntries}`);
   assert(model.targetSourceBits <= MAX_SOURCE_BITS, () => `targetSourceBits above ${MAX_SOURCE_BITS}`);
-  assert(model.historyLength >= 1 && model.historyLength <= MAX_HISTORY, () => `historyLength: 1 to ${MAX_HISTORY}, not ${model.historyLength}`);
-  const within = (name: string, value: number, most: number): void => assert(value >= 1 && value <= most, () => `${name}: 1 to ${most}, not ${value}`);
+  assert(
+    model.historyLength >= 1 && model.historyLength <= MAX_HISTORY,
+    () => `historyLength: 1 to ${MAX_HISTORY}, not ${model.historyLength}`,
+  );
+  const within = (name: string, value: number, most: number): void =>
+    assert(value >= 1 && value <= most, () => `${name}: 1 to ${most}, not ${value}`);
   within("lineFillBuffers", model.lineFillBuffers, limits.fillBuffers);
   within("returnStackDepth", model.returnStackDepth, limits.returnStack);
   within("reorderBuffer", model.reorderBuffer, limits.reorderBuffer);
   within("storeBuffer", model.storeBuffer, limits.storeBuffer);
-}
-
-// What the CPU models of src/hardware do not say. All assumed: no published figure, or one that varies by a cycle or two.
-const FORWARD_LATENCY = 5;
-const FAULT_WINDOW = 60;
-const SECOND_TLB_LATENCY = 7;
-/** Haswell and its successors ignore the upper half of an address; a bit more is cut here, so that tags fit a word. */
-const SOURCE_BITS = 30;
-
-function geometry(cache: Cache): CacheGeometry {
-  return { sets: cache.sets, ways: cache.ways, latency: cache.latency.value };
-}
-
-/** The part of a CPU model that the detailed gear acts on. `threadsPerCore`: logical CPUs that share a core. */
-export function detailedModelOf(model: CpuModel, threadsPerCore = 1): DetailedModel {
-  const has = (bug: Bug): boolean => model.bugs.includes(bug);
-  return {
-    l1d: geometry(model.l1d),
-    l1i: geometry(model.l1i),
-    l2: geometry(model.l2),
-    l3: { ...geometry(model.l3), inclusive: model.l3.isInclusive },
-    memoryLatency: model.memoryLatency.value,
-    lineFillBuffers: model.lineFillBuffers,
-    reorderBuffer: model.reorderBuffer,
-    storeBuffer: model.storeBuffer,
-    forwardLatency: FORWARD_LATENCY,
-    mispredictPenalty: model.mispredictPenalty.value,
-    faultWindow: FAULT_WINDOW,
-    dataTlb: model.dtlb,
-    secondTlbLatency: SECOND_TLB_LATENCY,
-    targetEntries: model.branchTargets.value,
-    targetSourceBits: SOURCE_BITS,
-    returnStackDepth: model.returnStack,
-    returnUnderflow: model.returnUnderflowUsesBtb ? "indirect" : "stale",
-    historyLength: model.branchHistory.value,
-    isolation: model.archCapabilities.includes("IBRS_ALL") ? "mode" : "none",
-    bugs: { meltdown: has("CPU_MELTDOWN"), l1tf: has("L1TF"), mds: has("MDS") },
-    ibpbClearsReturns: model.ibpbClearsReturnStack,
-    mdClear: model.features.includes("MD_CLEAR"),
-    threadsPerCore,
-  };
 }

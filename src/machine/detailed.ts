@@ -2,6 +2,7 @@
 // labels, and lets observers look into every structure. Looking costs no simulated time and changes nothing.
 import { assert } from "../hardware/index.ts";
 import * as L from "./core/layout.gen.ts";
+import { OPERATION_COSTS } from "./isa/layout-detailed.ts";
 import { type CacheGeometry, checkDetailedModel, type DetailedModel } from "./detailed-model.ts";
 
 /** Functions of the core that this side calls. */
@@ -129,7 +130,12 @@ export class DetailedStructures {
     const bytes = (this.get32(record + L.CACHE_MASK) + 1) << this.get32(record + L.CACHE_SHIFT);
     for (let at = base; at < base + bytes; at += L.LINE_BYTES) {
       const tag = this.get32(at + L.LINE_TAG);
-      if (tag !== 0) yield { address: (tag & L.LINE_NUMBER) * LINE_BYTES, owner: this.get16(at + L.LINE_OWNER), dirty: (this.get8(at + L.LINE_STATE) & L.LINE_DIRTY) !== 0 };
+      if (tag !== 0)
+        yield {
+          address: (tag & L.LINE_NUMBER) * LINE_BYTES,
+          owner: this.get16(at + L.LINE_OWNER),
+          dirty: (this.get8(at + L.LINE_STATE) & L.LINE_DIRTY) !== 0,
+        };
     }
   }
 
@@ -272,6 +278,9 @@ export class DetailedStructures {
     this.set32(L.MODEL_IBPB_CLEARS_RETURNS, model.ibpbClearsReturns ? 1 : 0);
     this.set32(L.MODEL_MD_CLEAR, model.mdClear ? 1 : 0);
     this.set32(L.MODEL_ISOLATION, this.isolation());
+    this.set32(L.MODEL_COST_DELIVERY, model.costs.interrupt * QUARTERS);
+    this.set32(L.MODEL_COST_PAGE_FAULT, model.costs.pageFault * QUARTERS);
+    for (const [index, name] of OPERATION_COSTS.entries()) this.set32(L.MODEL_COSTS + index * 4, name === "none" ? 0 : model.costs[name] * QUARTERS);
     this.view.setBigInt64(L.DETAILED_LIMIT, BigInt(L.TIME_NEVER), true);
   }
 

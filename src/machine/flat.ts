@@ -1,14 +1,13 @@
 // The core without a machine around it: a few pages of code and data in user mode, registers in, registers out. It is what the
 // differential tests compare with a real processor, so it looks at the core alone, and sees faults as software does: through an IDT
 // whose entries are traps.
-import type { CoreFields } from "./core-fields.ts";
-import type { CoreFunctions } from "./core-functions.ts";
+
 import {
+  CPU_CPL,
   CPU_CR0,
   CPU_CR2,
   CPU_CR3,
   CPU_CR4,
-  CPU_CPL,
   CPU_EFER,
   CPU_EXIT_PHYSICAL,
   CPU_FLAG_A,
@@ -31,6 +30,8 @@ import {
   SEG_SS,
   SEG_TR,
 } from "./core/layout.gen.ts";
+import type { CoreFields } from "./core-fields.ts";
+import type { CoreFunctions } from "./core-functions.ts";
 
 /** What a flat machine needs of a core with at least FLAT_PHYSICAL_BYTES of memory. */
 export interface FlatCore {
@@ -49,7 +50,7 @@ export interface FlatRange {
   readonly isWritable: boolean;
 }
 
-/** The outcome of a run; The object is reused. */
+/** The outcome of a run. The object is reused. */
 export interface FlatResult {
   /** Vector, or -1. */
   vector: number;
@@ -60,7 +61,12 @@ export interface FlatResult {
   flags: number;
 }
 
-// Physical memory below the user ranges, identity-mapped, supervisor only.
+// Physical memory below the user ranges, mapped for the supervisor alone, in the kernel half: the low half holds nothing but user ranges.
+const KERNEL_BASE = -(2 ** 47);
+const KERNEL_PML4_INDEX = 256;
+const KERNEL_PDPT = 0x6000;
+const KERNEL_DIRECTORY = 0x7000;
+const KERNEL_TABLE = 0xd000;
 const PML4 = 0x1000;
 const PDPT = 0x2000;
 const DIRECTORY = 0x3000;
@@ -69,9 +75,10 @@ const GDT = 0x8000;
 const IDT = 0x9000;
 const TSS = 0xa000;
 const HANDLERS = 0xb000;
-const STACK_TOP = 0xe000;
+const STACK_TOP = 0xd000;
 /** A user page that holds the trap at which a run ends; code jumps there. */
-const FINISH_PAGE = 0xf000;
+const FINISH_PAGE = 0x3ff000;
+const KERNEL_BYTES = 0xd000;
 
 const VECTORS = 32;
 const HANDLER_BYTES = 16;
@@ -128,11 +135,11 @@ export class FlatMachine {
     fields.setWord(CPU_CR3, PML4);
     fields.setWord(CPU_CR4, CR4_VALUE);
     fields.setWord(CPU_EFER, EFER_VALUE);
-    fields.setWord(CPU_GDTR_BASE, GDT);
+    fields.setWord(CPU_GDTR_BASE, KERNEL_BASE + GDT);
     fields.setLow(CPU_GDTR_LIMIT, TSS_SELECTOR + 15);
-    fields.setWord(CPU_IDTR_BASE, IDT);
+    fields.setWord(CPU_IDTR_BASE, KERNEL_BASE + IDT);
     fields.setLow(CPU_IDTR_LIMIT, VECTORS * 16 - 1);
-    fields.setWord(CPU_SEG_BASE + SEG_TR * 8, TSS);
+    fields.setWord(CPU_SEG_BASE + SEG_TR * 8, KERNEL_BASE + TSS);
     fields.setLow(CPU_SEG_LIMIT + SEG_TR * 4, TSS_LIMIT);
     fields.setLow(CPU_SEG_ACCESS + SEG_TR * 4, ACCESS_TSS);
     fields.setLow(CPU_SEG_SELECTOR + SEG_TR * 4, TSS_SELECTOR);
@@ -211,7 +218,7 @@ export class FlatMachine {
   /** What the delivery of `vector` pushed: error code, RIP, CS, RFLAGS, RSP, SS. */
   private readFrame(vector: number): void {
     const { result, registers, view } = this;
-    let at = registers[8] ?? 0; // RSP
+    let at = registers[8] ?? 0; // RSP, its low half: the stack's physical address
     result.vector = vector;
     result.errorCode = 0;
     if (HAS_ERROR_CODE.has(vector)) {
@@ -232,7 +239,10 @@ export class FlatMachine {
     entry(PDPT, DIRECTORY | PRESENT | WRITABLE | USER);
     for (let n = 0; n < FLAT_PHYSICAL_BYTES / 0x200000; n++) entry(DIRECTORY + 8 * n, (TABLES + PAGE * n) | PRESENT | WRITABLE | USER);
     const map = (pa: number, bits: number): void => entry(TABLES + 8 * (pa / PAGE), pa | bits | PRESENT);
-    for (let pa = 0; pa < FINISH_PAGE; pa += PAGE) map(pa, WRITABLE);
+    entry(PML4 + 8 * KERNEL_PML4_INDEX, KERNEL_PDPT | PRESENT | WRITABLE);
+    entry(KERNEL_PDPT, KERNEL_DIRECTORY | PRESENT | WRITABLE);
+    entry(KERNEL_DIRECTORY, KERNEL_TABLE | PRESENT | WRITABLE);
+    for (let pa = 0; pa < KERNEL_BYTES; pa += PAGE) entry(KERNEL_TABLE + 8 * (pa / PAGE), pa | PRESENT | WRITABLE);
     map(FINISH_PAGE, USER);
     for (const range of ranges) {
       for (let pa = range.base; pa < range.base + range.bytes; pa += PAGE) map(pa, USER | (range.isWritable ? WRITABLE : 0));
@@ -243,7 +253,7 @@ export class FlatMachine {
     const { view } = this;
     for (const [selector, descriptor] of DESCRIPTORS) view.setBigUint64(GDT + selector, descriptor, true);
     view.setBigUint64(GDT + TSS_SELECTOR, 0x0000890000000000n | (BigInt(TSS) << 16n) | BigInt(TSS_LIMIT), true);
-    view.setBigUint64(TSS + 4, BigInt(STACK_TOP), true); // RSP0
+    view.setBigInt64(TSS + 4, BigInt(KERNEL_BASE + STACK_TOP), true); // RSP0
   }
 
   private writeHandlers(): void {
@@ -257,9 +267,9 @@ export class FlatMachine {
       view.setUint16(IDT + 16 * vector + 2, KERNEL_CS, true);
       view.setUint16(IDT + 16 * vector + 4, type << 8, true);
       view.setUint16(IDT + 16 * vector + 6, handler >> 16, true);
+      view.setInt32(IDT + 16 * vector + 8, Math.floor(KERNEL_BASE / 2 ** 32), true);
     }
     core.physical.set(TRAP_OPCODE, FINISH_PAGE);
     core.functions.registerTrap(FINISH_PAGE);
   }
 }
-

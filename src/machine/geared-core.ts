@@ -24,14 +24,16 @@ export class GearedCore {
   readonly structures: DetailedStructures | undefined;
   private readonly detailed: DetailedExports | undefined;
 
-  constructor(model: CpuModel, memoryBytes: number, cpus: number, gear: Gear) {
+  constructor(model: CpuModel, memoryBytes: number, cpus: number, gear: Gear, threadsPerCore = 1) {
     this.core = new Core({ physicalBytes: memoryBytes, cpus, gear, tlb: model.stlb, physicalBits: model.physicalBits });
     this.gear = gear;
     if (gear !== "detailed") return;
     const exports = detailedExports(this.core.functions);
     this.detailed = exports;
     const { core } = this;
-    this.structures = new DetailedStructures(core.view.buffer, exports, cpus, detailedModelOf(model), (cpu) => core.blockOf(cpu));
+    this.structures = new DetailedStructures(core.view.buffer, exports, cpus, detailedModelOf(model, threadsPerCore), (cpu) =>
+      core.blockOf(cpu),
+    );
     exports.selectCore(0);
   }
 

@@ -15,6 +15,7 @@ import {
   VECTOR_OF,
   VMCS,
 } from "../hardware/index.ts";
+import { CR0_FIXED0, CR4_FIXED1, type VmcsRegion } from "../platform/index.ts";
 import { type AssistHost, accessPort, readMsr, writeMsr } from "./assists.ts";
 import {
   ASSIST_INVEPT,
@@ -77,8 +78,6 @@ import {
   IO_REP,
   IO_STRING,
 } from "./core/layout.gen.ts";
-import type { VmcsRegion } from "./vmcs-region.ts";
-import { CR0_FIXED0, CR4_FIXED1 } from "./vmx-capabilities.ts";
 
 export interface GuestExitHost extends AssistHost {
   readonly memory: PhysicalMemory;
@@ -318,4 +317,3 @@ function writeMasked(cpu: GuestExitHost, vmcs: VmcsRegion, register: 0 | 4, valu
   cpu.writeControlRegister(register, next);
   cpu.advance();
 }
-

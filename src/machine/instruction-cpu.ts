@@ -1,13 +1,7 @@
 // What lies between the core and its host on one CPU: instructions that the host performs, VM exits, MSR effects, host accesses to
 // memory and their timing. Above it (simulated-cpu.ts) are the steps of the kernel, below (code-cpu.ts) the run loop.
-import {
-  type CpuId,
-  type CpuModel,
-  type Observer,
-  type PhysicalMemory,
-  VECTOR_PF,
-  type VirtAddr,
-} from "../hardware/index.ts";
+import { type CpuId, type CpuModel, type Observer, type PhysicalMemory, VECTOR_PF, type VirtAddr } from "../hardware/index.ts";
+import { type CpuidResult, cpuidOf, type IoBus } from "../platform/index.ts";
 import { type AssistHost, performAssist, raiseRecordedFault } from "./assists.ts";
 import type { Board } from "./board.ts";
 import { CodeCpu } from "./code-cpu.ts";
@@ -38,9 +32,7 @@ import {
   INTERCEPT_EXCEPTION,
   MODE_SUPERVISOR,
 } from "./core/layout.gen.ts";
-import { type CpuidResult, cpuidOf } from "./cpuid.ts";
 import { type GuestExitHost, leaveGuest } from "./guest-exits.ts";
-import type { IoBus } from "./io-bus.ts";
 import { type MsrHost, Msrs } from "./msrs.ts";
 import type { PuppetRegisters } from "./puppets.ts";
 import { Vmx, type VmxHost } from "./vmx.ts";
@@ -108,7 +100,7 @@ export abstract class InstructionCpu extends CodeCpu implements VmxHost, MsrHost
   }
 
   cpuid4(leaf: number, subleaf: number): CpuidResult {
-    return cpuidOf(this.model, leaf, subleaf, this.id, this.board.cpuCount);
+    return cpuidOf(this.model, leaf, subleaf, this.id, this.board.cpuCount, this.board.threadsPerCore);
   }
 
   // ---------------------------------------------------------------- instructions and exits
@@ -119,7 +111,6 @@ export abstract class InstructionCpu extends CodeCpu implements VmxHost, MsrHost
   }
 
   protected override guestExit(exit: number): void {
-    this.now += this.model.cost.vmExit.value;
     leaveGuest(this, exit);
   }
 
@@ -154,6 +145,10 @@ export abstract class InstructionCpu extends CodeCpu implements VmxHost, MsrHost
 
   inject(vector: number, type: number, errorCode: number, instructionLength: number): void {
     this.afterDelivery(this.core.deliver(vector, type, Math.max(0, errorCode), instructionLength));
+  }
+
+  beforeGuestEntry(): void {
+    this.board.entryHook?.(this, "guest");
   }
 
   entryFailed(reason: string): void {

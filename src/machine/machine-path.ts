@@ -73,8 +73,8 @@ export class MachinePath extends Path {
 
   override restart(root: PathRoot): void {
     super.restart(root);
-    this.levels.length = 0;
-    this.phases.length = 1;
+    if (this.levels.length > 0) this.levels.length = 0;
+    if (this.phases.length > 1) this.phases.length = 1;
     this.phases[0] = PHASE_NONE;
     this.reentering = 0;
   }

@@ -1,71 +1,31 @@
 // The machine alone, with small images in place of a kernel: traps, steps, nested delivery, stubs, stack switches, turns, interrupts.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { DIRECT_MAP, direct, FRAME_ERROR, FRAME_RIP, FREE_PHYSICAL, testImage, testSymbol } from "../../test/bare-kernel.ts";
+import { APIC_ON, append, entries, exit, IPI_VECTOR, LOG, MEMORY_BYTES, model, run, TIMER_VECTOR } from "../../test/bare-machine.ts";
 import { mem, rax, rdi, rsi } from "../assembler/index.ts";
 import {
-  assert as invariant,
   BOOT_WAKEUP_MAILBOX,
   cpu,
-  findCpuModel,
   ICR_FIXED,
   ICR_NMI,
-  type KernelImage,
   LVTT_TSC_DEADLINE,
   MSR_IA32_TSC_DEADLINE,
   MSR_X2APIC_EOI,
   MSR_X2APIC_ICR,
   MSR_X2APIC_LVTT,
   MSR_X2APIC_SIVR,
+  OWNER_USER,
+  owner,
   PF_WRITE,
   PTE_PRESENT,
   PTE_WRITE,
+  pfnOf,
   physAddr,
   silentObserver,
   type VirtAddr,
 } from "../hardware/index.ts";
-
-import { type RunResult, SimulatedMachine } from "./simulated-machine.ts";
-import { DIRECT_MAP, direct, FRAME_ERROR, FRAME_RIP, FREE_PHYSICAL, type TestKernel, testImage, testSymbol } from "./testing-image.ts";
-
-const skx = findCpuModel("skx");
-invariant(skx !== undefined, () => "no model skx");
-const model = skx;
-const EXIT_PORT = 0xf4;
-const TIMER_VECTOR = 0xec;
-const IPI_VECTOR = 0xfd;
-const APIC_ON = 0x1ff;
-const MEMORY_BYTES = 64 * 2 ** 20;
-/** Where tests leave what they saw. */
-const LOG = direct(FREE_PHYSICAL);
-
-function machineOf(kernel: TestKernel, cpus = 1): SimulatedMachine {
-  const image: KernelImage = testImage(kernel);
-  return new SimulatedMachine({ model, memoryBytes: MEMORY_BYTES, cpus, gear: "architectural", image, commandLine: "", observer: silentObserver });
-}
-
-function run(kernel: TestKernel, cpus = 1): { readonly machine: SimulatedMachine; readonly result: RunResult } {
-  const machine = machineOf(kernel, cpus);
-  return { machine, result: machine.run(50_000_000) };
-}
-
-function exit(status: number): void {
-  cpu.portOut(EXIT_PORT, 1, status);
-}
-
-function logged(machine: SimulatedMachine, index: number): number {
-  return machine.memory.readWord(physAddr(FREE_PHYSICAL + 8 * index));
-}
-
-/** Appends to the log in memory: word 0 is the number of entries. */
-function append(value: number): void {
-  const count = cpu.loadWord(LOG);
-  cpu.storeWord((LOG + 8 * (count + 1)) as VirtAddr, value);
-  cpu.storeWord(LOG, count + 1);
-}
-
-function entries(machine: SimulatedMachine): number[] {
-  return Array.from({ length: logged(machine, 0) }, (_, i) => logged(machine, i + 1));
-}
+import { SimulatedMachine } from "./simulated-machine.ts";
 
 test("a trap calls its handler, whose steps act on memory, and an exit port ends the run", () => {
   const { machine, result } = run({
@@ -109,7 +69,7 @@ test("a page fault in a TypeScript load is handled and the load tried again", ()
           const frame = cpu.stackPointer();
           const address = cpu.readCr2();
           seen.push(address - target, cpu.loadWord((frame + FRAME_ERROR) as VirtAddr));
-          const index = (address - target) >= 0x1000 ? 1 : 0;
+          const index = address - target >= 0x1000 ? 1 : 0;
           cpu.storeWord(direct(table + 0x2000 + 8 * index), table + 0x3000 + PTE_PRESENT + PTE_WRITE);
         },
       ],
@@ -299,36 +259,30 @@ test("an NMI comes through a masked IF, a second one waits for the IRET of the f
   assert.deepEqual(entries(machine), [1, 2, 1, 2, 9]);
 });
 
-test("a path that gives up its turn again and again leaves the memory of one that never does (law 3)", () => {
-  const kernel = (isShared: boolean): TestKernel => ({
-    start: () => {
-      cpu.writeMsr(MSR_X2APIC_SIVR, APIC_ON, 0);
-      if (isShared) {
-        cpu.storeWord(direct(BOOT_WAKEUP_MAILBOX + 8), testSymbol("start"));
-        cpu.store(direct(BOOT_WAKEUP_MAILBOX + 4), 4, 1);
-        cpu.store(direct(BOOT_WAKEUP_MAILBOX), 2, 1);
-      }
-      let sum = 1;
-      for (let i = 0; i < 20_000; i++) {
-        const at = (LOG + 0x1000 + 8 * (sum % 4096)) as VirtAddr;
-        sum = (sum * 31 + cpu.loadWord(at) + i) % 1_000_003;
-        cpu.storeWord(at, sum);
-        cpu.charge(20);
-      }
-      append(sum);
-      exit(0);
-    },
-    startOther: () => {
-      for (let i = 0; i < 20_000; i++) {
-        cpu.storeWord((LOG + 0x20000) as VirtAddr, i);
-        cpu.charge(20);
-      }
-    },
-  });
-  const alone = run(kernel(false), 1);
-  const shared = run(kernel(true), 2);
-  assert.deepEqual(shared.result, { kind: "exit", status: 0 });
-  const part = (machine: SimulatedMachine): Uint8Array => machine.memory.slice(physAddr(FREE_PHYSICAL), 0x10000).slice();
-  assert.deepEqual(part(shared.machine), part(alone.machine));
-  assert.ok(shared.machine.memory.readWord(physAddr(FREE_PHYSICAL + 0x20000)) > 0);
+test("siblings of a core share its L1D, CPUs of different cores do not; labels follow frames", () => {
+  const target = FREE_PHYSICAL + 0x40000;
+  const observed = (threadsPerCore: number): boolean => {
+    const machine = new SimulatedMachine({
+      model,
+      memoryBytes: MEMORY_BYTES,
+      cpus: 2,
+      threadsPerCore,
+      gear: "detailed",
+      image: testImage({
+        start: () => {
+          cpu.observer.frameOwner(pfnOf(physAddr(target)), owner(OWNER_USER, 5, true));
+          cpu.load(direct(target), 4);
+          exit(0);
+        },
+      }),
+      commandLine: "",
+      observer: silentObserver,
+    });
+    assert.deepEqual(machine.run(1_000_000), { kind: "exit", status: 0 });
+    assert.equal(machine.inspection.isCached("l1d", 0, target), true);
+    assert.ok(machine.inspection.holdsSensitive(0, "L1D").has(owner(OWNER_USER, 5, true)));
+    return machine.inspection.isCached("l1d", 1, target);
+  };
+  assert.equal(observed(1), false);
+  assert.equal(observed(2), true);
 });

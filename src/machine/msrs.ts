@@ -43,6 +43,7 @@ import {
   SPEC_CTRL_SSBD,
   SPEC_CTRL_STIBP,
 } from "../hardware/index.ts";
+import { type LocalApic, vmxCapability } from "../platform/index.ts";
 import {
   CPU_CR8,
   CPU_EFER,
@@ -56,8 +57,6 @@ import {
   CPU_MSR_TSC_AUX,
 } from "./core/layout.gen.ts";
 import type { CoreFields } from "./core-fields.ts";
-import type { LocalApic } from "./local-apic.ts";
-import { vmxCapability } from "./vmx-capabilities.ts";
 
 const MSR_IA32_BIOS_SIGN_ID = 0x8b;
 const MSR_X2APIC_FIRST = 0x800;

@@ -3,6 +3,7 @@
 import {
   assert,
   assertNever,
+  type PhysicalMemory,
   PUPPET_LOAD_OFFSET,
   PUPPET_STAGING,
   PUPPET_STATE,
@@ -10,7 +11,6 @@ import {
   PUPPET_SYSCALL_OFFSET,
   PUPPET_TOUCH_OFFSET,
   PUPPET_WRITE_OFFSET,
-  type PhysicalMemory,
   type Puppet,
   type PuppetAction,
   physAddr,

@@ -1,13 +1,12 @@
-// The steps of the seam on the simulated machine: each raw* method is what one step does to the core. Faults of memory steps are
-// delivered and handled like any other, then the access is tried again.
+// The steps of the seam on the simulated machine, but for memory (memory-cpu.ts): each raw* method is what one step does to the core.
 import {
+  type CpuId,
+  type CpuModel,
   CR0_ET,
   CR4_PCIDE,
   CR4_PGE,
   CR4_SMAP,
   CR4_SMEP,
-  type CpuId,
-  type CpuModel,
   type Cr3,
   cpuId,
   fail,
@@ -16,7 +15,6 @@ import {
   type PhysAddr,
   type PhysicalMemory,
   RFLAGS_IF,
-  type RmwOp,
   SUSPEND,
   VECTOR_NMI,
   type VirtAddr,
@@ -24,13 +22,34 @@ import {
   VMX_SUCCEED,
   type Width,
 } from "../hardware/index.ts";
+import type { LocalApicState } from "../platform/index.ts";
 import type { Board } from "./board.ts";
-import { CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_GDTR_BASE, CPU_GDTR_LIMIT, CPU_IDTR_BASE, CPU_IDTR_LIMIT } from "./core/layout.gen.ts";
-import { CPU_ACCESS_HIGH, CPU_REGS, CPU_RFLAGS, CPU_RIP, CPU_SEG_ACCESS, CPU_SEG_BASE } from "./core/layout.gen.ts";
-import { CPU_SEG_LIMIT, CPU_SEG_SELECTOR, CPU_SHADOW, EVENT_EXCEPTION, EVENT_INTERRUPT, EVENT_NMI, SEG_TR } from "./core/layout.gen.ts";
-import { RMW_ADD, RMW_AND, RMW_EXCHANGE, RMW_OR } from "./core-functions.ts";
-import { InstructionCpu } from "./instruction-cpu.ts";
+import {
+  CPU_CR0,
+  CPU_CR2,
+  CPU_CR3,
+  CPU_CR4,
+  CPU_GDTR_BASE,
+  CPU_GDTR_LIMIT,
+  CPU_IDTR_BASE,
+  CPU_IDTR_LIMIT,
+  CPU_REGS,
+  CPU_RFLAGS,
+  CPU_RIP,
+  CPU_SEG_ACCESS,
+  CPU_SEG_BASE,
+  CPU_SEG_LIMIT,
+  CPU_SEG_SELECTOR,
+  CPU_SHADOW,
+  EVENT_EXCEPTION,
+  EVENT_INTERRUPT,
+  EVENT_NMI,
+  SEG_TR,
+} from "./core/layout.gen.ts";
 import { MachinePath, PHASE_DELIVERED, PHASE_IN_STUB, PHASE_NONE, PHASE_WAITING } from "./machine-path.ts";
+import { MemoryCpu } from "./memory-cpu.ts";
+import type { RunnerSnapshot } from "./turn-cpu.ts";
+import type { VmxState } from "./vmx.ts";
 
 // Registers by their place in the register file.
 const RAX = CPU_REGS;
@@ -41,24 +60,26 @@ const RSI = CPU_REGS + 48;
 const RDI = CPU_REGS + 56;
 /** Simulated cycles of one PAUSE. */
 const PAUSE_CYCLES = 40;
-const PAGE_BYTES = 4096;
 const WORD_BYTES = 8;
-/** Cycles of REP STOSB and REP MOVSB: start, and per 32 bytes. */
-const STRING_START_CYCLES = 30;
-const STRING_BYTES_PER_CYCLE = 32;
 /** Available and busy 64-bit TSS: bit 1 of the type. */
 const TSS_BUSY = 2;
 /** Changes of these CR4 bits flush the TLB. SDM vol. 3, 5.10.4.1. */
 const CR4_FLUSHING = CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP;
 const LAST_EXCEPTION = 31;
 
-const RMW_CODES: { readonly [op in RmwOp]: number } = { or: RMW_OR, and: RMW_AND, add: RMW_ADD, exchange: RMW_EXCHANGE };
-
 function newTask(): void {
   fail("a path without a root is run");
 }
 
-export class SimulatedCpu extends InstructionCpu {
+/** What the host half keeps of a CPU. */
+export interface CpuSnapshot extends RunnerSnapshot {
+  readonly apic: LocalApicState;
+  readonly msrs: ReadonlyMap<number, readonly [number, number]>;
+  readonly vmx: VmxState;
+  readonly perCpuBase: VirtAddr;
+}
+
+export class SimulatedCpu extends MemoryCpu {
   constructor(board: Board, id: CpuId, model: CpuModel, memory: PhysicalMemory, observer: Observer) {
     super(board, cpuId(id), model, memory, observer);
   }
@@ -67,127 +88,22 @@ export class SimulatedCpu extends InstructionCpu {
     this.board.addPuppet(name, trap);
   }
 
-  // ---------------------------------------------------------------- memory
-
-  protected rawLoad(va: VirtAddr, width: Width): number {
-    for (;;) {
-      this.beforeAccess();
-      const value = width === 4 ? this.core.load32(va) : width === 1 ? this.core.load8(va) : this.core.load16(va);
-      if (this.isAccessDone()) return value >>> 0;
-    }
+  snapshot(): CpuSnapshot {
+    return {
+      ...this.runnerSnapshot(),
+      apic: this.apic.save(),
+      msrs: this.msrs.save(),
+      vmx: this.vmxUnit.save(),
+      perCpuBase: this.perCpuBase,
+    };
   }
 
-  protected rawLoadWord(va: VirtAddr): number {
-    for (;;) {
-      this.beforeAccess();
-      const value = this.core.loadNumber(va);
-      if (this.isAccessDone()) return value;
-    }
-  }
-
-  protected rawLoad64(va: VirtAddr): number {
-    for (;;) {
-      this.beforeAccess();
-      const low = this.core.load64(va);
-      if (this.isAccessDone()) {
-        this.high = this.fields.low(CPU_ACCESS_HIGH);
-        return low >>> 0;
-      }
-    }
-  }
-
-  protected rawStore(va: VirtAddr, width: Width, value: number): void {
-    do {
-      this.beforeAccess();
-      if (width === 4) this.core.store32(va, value);
-      else if (width === 1) this.core.store8(va, value);
-      else this.core.store16(va, value);
-    } while (!this.isAccessDone());
-  }
-
-  protected rawStoreWord(va: VirtAddr, value: number): void {
-    do {
-      this.beforeAccess();
-      this.core.storeNumber(va, value);
-    } while (!this.isAccessDone());
-  }
-
-  protected rawStore64(va: VirtAddr, low: number, high: number): void {
-    do {
-      this.beforeAccess();
-      this.core.store64(va, low, high);
-    } while (!this.isAccessDone());
-  }
-
-  protected rawRmw(op: RmwOp, va: VirtAddr, width: Width, operand: number): number {
-    const code = RMW_CODES[op];
-    for (;;) {
-      this.beforeAccess();
-      const { core } = this;
-      const old = width === 4 ? core.rmw32(code, va, operand) : width === 1 ? core.rmw8(code, va, operand) : core.rmw16(code, va, operand);
-      if (this.isAccessDone()) return old >>> 0;
-    }
-  }
-
-  protected rawExchangeWord(va: VirtAddr, value: number): number {
-    for (;;) {
-      this.beforeAccess();
-      const old = this.core.rmwNumber(RMW_EXCHANGE, va, value);
-      if (this.isAccessDone()) return old;
-    }
-  }
-
-  protected rawCompareExchange(va: VirtAddr, width: Width, expected: number, next: number): boolean {
-    if (width === 4) {
-      for (;;) {
-        this.beforeAccess();
-        const old = this.core.compareExchange32(va, expected, next) >>> 0;
-        if (this.isAccessDone()) return old === expected >>> 0;
-      }
-    }
-    // Narrow ones are rare: the host is alone, so a load and a store are one instruction.
-    const old = this.rawLoad(va, width);
-    if (old !== expected) return false;
-    this.rawStore(va, width, next);
-    return true;
-  }
-
-  protected rawCompareExchange64(va: VirtAddr, expectedLow: number, expectedHigh: number, low: number, high: number): boolean {
-    for (;;) {
-      this.beforeAccess();
-      const old = this.core.compareExchange64(va, expectedLow, expectedHigh, low, high) >>> 0;
-      if (this.isAccessDone()) return old === expectedLow >>> 0 && this.fields.low(CPU_ACCESS_HIGH) === expectedHigh >>> 0;
-    }
-  }
-
-  protected rawFill(va: VirtAddr, value: number, bytes: number): void {
-    this.now += STRING_START_CYCLES + Math.floor(bytes / STRING_BYTES_PER_CYCLE);
-    for (let done = 0; done < bytes; ) {
-      const at = (va + done) as VirtAddr;
-      const part = Math.min(bytes - done, bytesToPageEnd(at));
-      const pa = this.translateForWrite(at, part);
-      this.memory.bytes.fill(value, pa, pa + part);
-      this.board.physicalWritten(pa, part);
-      done += part;
-    }
-  }
-
-  protected rawCopy(to: VirtAddr, from: VirtAddr, bytes: number): void {
-    this.now += STRING_START_CYCLES + Math.floor(bytes / STRING_BYTES_PER_CYCLE);
-    for (let done = 0; done < bytes; ) {
-      const target = (to + done) as VirtAddr;
-      const source = (from + done) as VirtAddr;
-      const part = Math.min(bytes - done, bytesToPageEnd(target), bytesToPageEnd(source));
-      const sourcePa = this.translateForRead(source, part);
-      const pa = this.translateForWrite(target, part);
-      this.memory.bytes.copyWithin(pa, sourcePa, sourcePa + part);
-      this.board.physicalWritten(pa, part);
-      done += part;
-    }
-  }
-
-  protected rawTouch(va: VirtAddr, bytes: number): void {
-    this.touchLines(va, bytes);
+  restoreFrom(state: CpuSnapshot): void {
+    this.restoreRunner(state);
+    this.apic.restore(state.apic);
+    this.msrs.restore(state.msrs);
+    this.vmxUnit.restore(state.vmx);
+    this.perCpuBase = state.perCpuBase;
   }
 
   // ---------------------------------------------------------------- control registers, MSRs, TLB
@@ -227,7 +143,8 @@ export class SimulatedCpu extends InstructionCpu {
 
   protected rawWriteMsr(msr: number, low: number, high: number): void {
     this.now += this.model.cost.wrmsr.value;
-    if (!this.msrs.write(msr, low, high)) fail(`cpu ${this.id}: WRMSR of 0x${msr.toString(16)} with ${high}:${low} faults on ${this.model.name}`);
+    if (!this.msrs.write(msr, low, high))
+      fail(`cpu ${this.id}: WRMSR of 0x${msr.toString(16)} with ${high}:${low} faults on ${this.model.name}`);
   }
 
   protected rawInvlpg(va: VirtAddr): void {
@@ -237,7 +154,8 @@ export class SimulatedCpu extends InstructionCpu {
 
   protected rawInvpcid(type: number, pcid: number, va: VirtAddr): void {
     this.now += this.model.cost.invpcid.value;
-    if (this.core.hostInvpcid(type, pcid, type === INVPCID_ADDRESS ? va : 0) === 0) fail(`cpu ${this.id}: INVPCID ${type} of PCID ${pcid} faults`);
+    if (this.core.hostInvpcid(type, pcid, type === INVPCID_ADDRESS ? va : 0) === 0)
+      fail(`cpu ${this.id}: INVPCID ${type} of PCID ${pcid} faults`);
   }
 
   // ---------------------------------------------------------------- interrupts, time, tables, ports
@@ -344,7 +262,8 @@ export class SimulatedCpu extends InstructionCpu {
   protected rawVmread(field: number): number {
     this.now += this.model.cost.vmread.value;
     const { vmcs } = this.vmxUnit;
-    if (vmcs === null || this.vmxUnit.vmreadStatus(field) !== VMX_SUCCEED) return fail(`cpu ${this.id}: VMREAD of 0x${field.toString(16)} fails`);
+    if (vmcs === null || this.vmxUnit.vmreadStatus(field) !== VMX_SUCCEED)
+      return fail(`cpu ${this.id}: VMREAD of 0x${field.toString(16)} fails`);
     const low = vmcs.read(field);
     this.high = vmcs.readHigh;
     return low;
@@ -456,8 +375,3 @@ export class SimulatedCpu extends InstructionCpu {
     fields.setWord(RSP, rsp + WORD_BYTES);
   }
 }
-
-function bytesToPageEnd(va: number): number {
-  return PAGE_BYTES - (((va % PAGE_BYTES) + PAGE_BYTES) % PAGE_BYTES);
-}
-

@@ -24,22 +24,26 @@ import {
   STUB_RETURN,
   type VirtAddr,
 } from "../hardware/index.ts";
-import type { Board } from "./board.ts";
+import { IoBus } from "../platform/index.ts";
+import type { Board, EntryHook, StepHook } from "./board.ts";
 import { startCpu } from "./boot-state.ts";
-import { CPU_CPU_ID, CPU_CR3, CPU_REGION, CPU_RETIRED } from "./core/layout.gen.ts";
+import { CPU_CPU_ID } from "./core/layout.gen.ts";
 import { CoreFields } from "./core-fields.ts";
 import type { CoreFunctions } from "./core-functions.ts";
 import { type Gear, GearedCore } from "./geared-core.ts";
-import { IoBus } from "./io-bus.ts";
+import { Inspection } from "./inspection.ts";
 import type { MachinePath } from "./machine-path.ts";
 import { SEND_ALL, SEND_ALL_BUT_SELF, SEND_SELF } from "./msrs.ts";
 import { type PuppetRegisters, runPuppet } from "./puppets.ts";
 import { SimulatedCpu } from "./simulated-cpu.ts";
+import { type MachineSnapshot, restoreSnapshot, takeSnapshot } from "./snapshot.ts";
 
 export interface MachineOptions {
   readonly model: CpuModel;
   readonly memoryBytes: number;
   readonly cpus: number;
+  /** Logical CPUs of a core, which share its caches and predictors and take short turns. 1 unless given. */
+  readonly threadsPerCore?: number;
   readonly gear: Gear;
   readonly image: KernelImage;
   readonly commandLine: string;
@@ -58,6 +62,8 @@ export type RunResult =
 
 /** How far a CPU runs ahead of the others, in cycles. */
 const QUANTUM = 20_000;
+/** The same for siblings of one core, which really run at the same time. */
+const SIBLING_QUANTUM = 200;
 /** While CPUs wait for the mailbox, the others look at it this often. */
 const MAILBOX_QUANTUM = 20_000;
 /** Cycles that an interrupt message travels. */
@@ -77,8 +83,13 @@ export class SimulatedMachine implements Board {
   readonly handlers: ReadonlyMap<number, () => void>;
   readonly stubReturn: number;
   readonly stubReturnAddress: VirtAddr;
+  readonly inspection: Inspection;
   readonly sleeping = new Map<number, MachinePath>();
   private readonly puppets = new Map<number, { readonly name: string; readonly puppet: Puppet }>();
+  stepHook: StepHook | undefined;
+  /** Sees entries to guests, and puppets as they run: the state is what they would find. */
+  entryHook: EntryHook | undefined;
+  readonly threadsPerCore: number;
   private result: RunResult | undefined;
   private limit = Number.POSITIVE_INFINITY;
 
@@ -86,7 +97,9 @@ export class SimulatedMachine implements Board {
     const { image, observer } = options;
     this.model = options.model;
     this.image = image;
-    this.gearedCore = new GearedCore(options.model, options.memoryBytes, options.cpus, options.gear);
+    this.gearedCore = new GearedCore(options.model, options.memoryBytes, options.cpus, options.gear, options.threadsPerCore ?? 1);
+    this.threadsPerCore = options.threadsPerCore ?? 1;
+    this.inspection = new Inspection(this.gearedCore);
     this.core = this.gearedCore.functions;
     this.fields = new CoreFields(this.gearedCore.view);
     this.memory = new PhysicalMemory(this.gearedCore.physical);
@@ -137,6 +150,23 @@ export class SimulatedMachine implements Board {
     this.stop({ kind: "triple-fault", cpu: cpuId(cpu.id) });
   }
 
+  /**
+   * Sees every live step of every CPU from now on, before it acts and before anything is delivered; it may inject what is due at it.
+   * Not called while a step is under way (a guest runs, HLT waits).
+   */
+  setStepHook(hook: StepHook | undefined): void {
+    this.stepHook = hook;
+  }
+
+  /** The whole state, to come back to. Between two calls of run(). */
+  snapshot(): MachineSnapshot {
+    return takeSnapshot(this.gearedCore, this.cpus, this.sleeping);
+  }
+
+  restore(snapshot: MachineSnapshot): void {
+    restoreSnapshot(this.gearedCore, this.cpus, this.sleeping, snapshot);
+  }
+
   /** Simulated time: of the CPU that is furthest. */
   get now(): number {
     let latest = 0;
@@ -155,10 +185,14 @@ export class SimulatedMachine implements Board {
     let end = this.limit;
     for (const cpu of this.cpus) {
       if (cpu.id === of.id) continue;
-      if (cpu.isOnline) end = Math.min(end, cpu.wakeTime + QUANTUM);
+      if (cpu.isOnline) end = Math.min(end, cpu.wakeTime + this.quantum(cpu.id, of.id));
       else end = Math.min(end, of.now + MAILBOX_QUANTUM);
     }
     return end;
+  }
+
+  private quantum(one: number, other: number): number {
+    return Math.floor(one / this.threadsPerCore) === Math.floor(other / this.threadsPerCore) ? SIBLING_QUANTUM : QUANTUM;
   }
 
   isSomeoneBehind(id: number, now: number): boolean {
@@ -180,7 +214,7 @@ export class SimulatedMachine implements Board {
   private post(from: { readonly id: number; readonly now: number }, to: SimulatedCpu, vector: number, isNmi: boolean): void {
     to.apic.send(from.now + MESSAGE_CYCLES, vector, isNmi);
     const sender = this.cpus[from.id];
-    if (to.id !== from.id && sender !== undefined) sender.shortenTurn(to.wakeTime + QUANTUM);
+    if (to.id !== from.id && sender !== undefined) sender.shortenTurn(to.wakeTime + this.quantum(to.id, from.id));
   }
 
   /** An NMI from outside (a watchdog, a button), at `time`. */
@@ -281,7 +315,7 @@ export class SimulatedMachine implements Board {
 
   /** Instructions that all CPUs have retired. */
   get instructions(): number {
-    return this.cpus.reduce((sum, cpu) => sum + this.peekField(cpu.id, CPU_RETIRED), 0);
+    return this.cpus.reduce((sum, cpu) => sum + this.inspection.retired(cpu.id), 0);
   }
 
   /** Instructions that were met and are not implemented, by name, with how often each raised #UD. */
@@ -291,17 +325,12 @@ export class SimulatedMachine implements Board {
 
   /** CR3 of a CPU, for observers. */
   peekCr3(id: CpuId): Cr3 {
-    return this.peekField(id, CPU_CR3) as Cr3;
+    return this.inspection.cr3(id);
   }
 
   /** True when the line of physical address `pa` is in the L1D of this CPU's core. */
   isInL1d(id: CpuId, pa: PhysAddr): boolean {
-    return this.gearedCore.structures?.holds("l1d", id, pa) ?? false;
-  }
-
-  /** A field of a CPU's block, wherever the block is; `offset` is the field's address in the active block. */
-  private peekField(id: CpuId, offset: number): number {
-    return this.fields.word(this.gearedCore.core.blockOf(id) + offset - CPU_REGION);
+    return this.inspection.isCached("l1d", id, pa);
   }
 
   get isDetailed(): boolean {

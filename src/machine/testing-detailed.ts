@@ -107,9 +107,18 @@ export class AttackBench {
 function receiverCode(origin: number): Uint8Array {
   const a = assembler();
   a.mov(r14, PROBE).mov(r15, TIMES).xor(r12d, r12d);
-  a.label("next").imul(r13, r12, 167).and(r13, PROBE_LINES - 1).mov(rax, r13).shl(rax, PROBE_SHIFT).add(rax, r14).mov(r9d, 0);
+  a.label("next")
+    .imul(r13, r12, 167)
+    .and(r13, PROBE_LINES - 1)
+    .mov(rax, r13)
+    .shl(rax, PROBE_SHIFT)
+    .add(rax, r14)
+    .mov(r9d, 0);
   a.mov(r8, rax).mfence().lfence().rdtscp().mov(mem(r15, 0x800), eax).mov(r9d, mem(r8)).rdtscp().sub(eax, mem(r15, 0x800));
-  a.mov(memIndexed(r15, r13, 4), eax).inc(r12d).cmp(r12d, PROBE_LINES).jne("next");
+  a.mov(memIndexed(r15, r13, 4), eax)
+    .inc(r12d)
+    .cmp(r12d, PROBE_LINES)
+    .jne("next");
   return assemble(a.program(), { origin }).bytes;
 }
 

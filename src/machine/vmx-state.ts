@@ -22,6 +22,7 @@ import {
   VM_EXIT_SAVE_IA32_PAT,
   VMCS,
 } from "../hardware/index.ts";
+import { AR_UNUSABLE, type VmcsRegion, vmcsOffset } from "../platform/index.ts";
 import {
   CPU_CPL,
   CPU_CR0,
@@ -54,8 +55,6 @@ import {
   SEG_TR,
 } from "./core/layout.gen.ts";
 import type { CoreFields } from "./core-fields.ts";
-import type { VmcsRegion } from "./vmcs-region.ts";
-import { AR_UNUSABLE } from "./vmx-checks.ts";
 
 /** What the world switch needs of the CPU around the core's fields. */
 export interface WorldSwitchHost {
@@ -82,46 +81,88 @@ const HOST_TR_LIMIT = 0x67;
 const TABLE_LIMIT = 0xffff;
 const ACTIVITY_HLT = 1;
 
-interface SegmentFields {
-  readonly segment: number;
-  readonly selector: number;
-  readonly base: number;
-  readonly limit: number;
-  readonly access: number;
-  /** Where the core keeps the base. */
-  readonly baseField: number;
+/** Where a 32-bit word is: index in linear memory / 4, and offset in the VMCS / 4. Pairs in a row. */
+type WordPairs = Int32Array;
+
+function pairs(
+  wide: readonly (readonly [core: number, vmcs: number])[],
+  narrow: readonly (readonly [core: number, vmcs: number])[],
+): WordPairs {
+  const out: number[] = [];
+  for (const [core, field] of wide) out.push(core / 4, vmcsOffset(field) / 4, core / 4 + 1, vmcsOffset(field) / 4 + 1);
+  for (const [core, field] of narrow) out.push(core / 4, vmcsOffset(field) / 4);
+  return Int32Array.from(out);
 }
 
-function segment(number: number, name: "ES" | "CS" | "SS" | "DS" | "FS" | "GS" | "LDTR" | "TR", baseField?: number): SegmentFields {
-  return {
-    segment: number,
-    selector: VMCS[`GUEST_${name}_SELECTOR`],
-    base: VMCS[`GUEST_${name}_BASE`],
-    limit: VMCS[`GUEST_${name}_LIMIT`],
-    access: VMCS[`GUEST_${name}_AR_BYTES`],
-    baseField: baseField ?? CPU_SEG_BASE + 8 * number,
-  };
+/** Where the core keeps the base of a segment. */
+function baseField(segment: number): number {
+  return segment === SEG_FS ? CPU_FS_BASE : segment === SEG_GS ? CPU_GS_BASE : CPU_SEG_BASE + 8 * segment;
 }
 
-const GUEST_SEGMENTS: readonly SegmentFields[] = [
-  segment(SEG_ES, "ES"),
-  segment(SEG_CS, "CS"),
-  segment(SEG_SS, "SS"),
-  segment(SEG_DS, "DS"),
-  segment(SEG_FS, "FS", CPU_FS_BASE),
-  segment(SEG_GS, "GS", CPU_GS_BASE),
-  segment(SEG_LDTR, "LDTR"),
-  segment(SEG_TR, "TR"),
-];
-
-const HOST_SELECTORS = [
-  [SEG_ES, VMCS.HOST_ES_SELECTOR],
-  [SEG_CS, VMCS.HOST_CS_SELECTOR],
-  [SEG_SS, VMCS.HOST_SS_SELECTOR],
-  [SEG_DS, VMCS.HOST_DS_SELECTOR],
-  [SEG_FS, VMCS.HOST_FS_SELECTOR],
-  [SEG_GS, VMCS.HOST_GS_SELECTOR],
+const SEGMENTS = [
+  [SEG_ES, "ES"],
+  [SEG_CS, "CS"],
+  [SEG_SS, "SS"],
+  [SEG_DS, "DS"],
+  [SEG_FS, "FS"],
+  [SEG_GS, "GS"],
+  [SEG_LDTR, "LDTR"],
+  [SEG_TR, "TR"],
 ] as const;
+
+/** What loading and saving the guest copy one to one. */
+const GUEST_WORDS = pairs(
+  [
+    [CPU_CR0, VMCS.GUEST_CR0],
+    [CPU_CR3, VMCS.GUEST_CR3],
+    [CPU_CR4, VMCS.GUEST_CR4],
+    [CPU_GDTR_BASE, VMCS.GUEST_GDTR_BASE],
+    [CPU_IDTR_BASE, VMCS.GUEST_IDTR_BASE],
+    [RSP, VMCS.GUEST_RSP],
+    [CPU_RIP, VMCS.GUEST_RIP],
+    ...SEGMENTS.map(([segment, name]) => [baseField(segment), VMCS[`GUEST_${name}_BASE`]] as const),
+  ],
+  [
+    [CPU_GDTR_LIMIT, VMCS.GUEST_GDTR_LIMIT],
+    [CPU_IDTR_LIMIT, VMCS.GUEST_IDTR_LIMIT],
+    ...SEGMENTS.map(([segment, name]) => [CPU_SEG_SELECTOR + 4 * segment, VMCS[`GUEST_${name}_SELECTOR`]] as const),
+    ...SEGMENTS.map(([segment, name]) => [CPU_SEG_LIMIT + 4 * segment, VMCS[`GUEST_${name}_LIMIT`]] as const),
+    ...SEGMENTS.map(([segment, name]) => [CPU_SEG_ACCESS + 4 * segment, VMCS[`GUEST_${name}_AR_BYTES`]] as const),
+  ],
+);
+
+/** What loading the host copies one to one. */
+const HOST_WORDS = pairs(
+  [
+    [CPU_CR0, VMCS.HOST_CR0],
+    [CPU_CR3, VMCS.HOST_CR3],
+    [CPU_CR4, VMCS.HOST_CR4],
+    [CPU_FS_BASE, VMCS.HOST_FS_BASE],
+    [CPU_GS_BASE, VMCS.HOST_GS_BASE],
+    [CPU_SEG_BASE + 8 * SEG_TR, VMCS.HOST_TR_BASE],
+    [CPU_GDTR_BASE, VMCS.HOST_GDTR_BASE],
+    [CPU_IDTR_BASE, VMCS.HOST_IDTR_BASE],
+    [RSP, VMCS.HOST_RSP],
+    [CPU_RIP, VMCS.HOST_RIP],
+  ],
+  [
+    [CPU_SEG_SELECTOR + 4 * SEG_ES, VMCS.HOST_ES_SELECTOR],
+    [CPU_SEG_SELECTOR + 4 * SEG_CS, VMCS.HOST_CS_SELECTOR],
+    [CPU_SEG_SELECTOR + 4 * SEG_SS, VMCS.HOST_SS_SELECTOR],
+    [CPU_SEG_SELECTOR + 4 * SEG_DS, VMCS.HOST_DS_SELECTOR],
+    [CPU_SEG_SELECTOR + 4 * SEG_FS, VMCS.HOST_FS_SELECTOR],
+    [CPU_SEG_SELECTOR + 4 * SEG_GS, VMCS.HOST_GS_SELECTOR],
+    [CPU_SEG_SELECTOR + 4 * SEG_TR, VMCS.HOST_TR_SELECTOR],
+  ],
+);
+
+function loadWords(words: Uint32Array, list: WordPairs, vmcs: number): void {
+  for (let i = 0; i < list.length; i += 2) words[list[i] ?? 0] = words[vmcs + (list[i + 1] ?? 0)] ?? 0;
+}
+
+function saveWords(words: Uint32Array, list: WordPairs, vmcs: number): void {
+  for (let i = 0; i < list.length; i += 2) words[vmcs + (list[i + 1] ?? 0)] = words[list[i] ?? 0] ?? 0;
+}
 
 /** Copies a 64-bit field of the VMCS into the core. */
 function load(cpu: WorldSwitchHost, vmcs: VmcsRegion, field: number, to: number): void {
@@ -148,9 +189,7 @@ function saveKept(cpu: WorldSwitchHost, vmcs: VmcsRegion, msr: number, field: nu
 export function loadGuestState(cpu: WorldSwitchHost, vmcs: VmcsRegion): void {
   const { fields } = cpu;
   const entry = vmcs.low(VMCS.VM_ENTRY_CONTROLS);
-  load(cpu, vmcs, VMCS.GUEST_CR0, CPU_CR0);
-  load(cpu, vmcs, VMCS.GUEST_CR3, CPU_CR3);
-  load(cpu, vmcs, VMCS.GUEST_CR4, CPU_CR4);
+  loadWords(fields.words, GUEST_WORDS, vmcs.firstWord);
   if ((entry & VM_ENTRY_LOAD_DEBUG_CONTROLS) !== 0) {
     load(cpu, vmcs, VMCS.GUEST_DR7, DR7);
     loadKept(cpu, vmcs, VMCS.GUEST_IA32_DEBUGCTL, MSR_IA32_DEBUGCTLMSR);
@@ -161,22 +200,8 @@ export function loadGuestState(cpu: WorldSwitchHost, vmcs: VmcsRegion): void {
   if ((entry & VM_ENTRY_LOAD_IA32_PAT) !== 0) loadKept(cpu, vmcs, VMCS.GUEST_IA32_PAT, MSR_IA32_CR_PAT);
   if ((entry & VM_ENTRY_LOAD_IA32_EFER) !== 0) load(cpu, vmcs, VMCS.GUEST_IA32_EFER, CPU_EFER);
   else fields.setLow(CPU_EFER, fields.low(CPU_EFER) | EFER_LMA | EFER_LME);
-  for (let i = 0; i < 8; i++) {
-    const segment = GUEST_SEGMENTS[i];
-    if (segment === undefined) continue;
-    load(cpu, vmcs, segment.base, segment.baseField);
-    fields.setLow(CPU_SEG_SELECTOR + 4 * i, vmcs.low(segment.selector));
-    fields.setLow(CPU_SEG_LIMIT + 4 * i, vmcs.low(segment.limit));
-    fields.setLow(CPU_SEG_ACCESS + 4 * i, vmcs.low(segment.access));
-  }
   // CPL is SS.DPL (SDM vol. 3, 26.4.1).
   fields.setLow(CPU_CPL, (vmcs.low(VMCS.GUEST_SS_AR_BYTES) >> 5) & 3);
-  load(cpu, vmcs, VMCS.GUEST_GDTR_BASE, CPU_GDTR_BASE);
-  load(cpu, vmcs, VMCS.GUEST_IDTR_BASE, CPU_IDTR_BASE);
-  fields.setLow(CPU_GDTR_LIMIT, vmcs.low(VMCS.GUEST_GDTR_LIMIT));
-  fields.setLow(CPU_IDTR_LIMIT, vmcs.low(VMCS.GUEST_IDTR_LIMIT));
-  load(cpu, vmcs, VMCS.GUEST_RSP, RSP);
-  load(cpu, vmcs, VMCS.GUEST_RIP, CPU_RIP);
   cpu.setFlags(vmcs.low(VMCS.GUEST_RFLAGS));
   const blocking = vmcs.low(VMCS.GUEST_INTERRUPTIBILITY_INFO);
   fields.setLow(CPU_SHADOW, (blocking & (GUEST_INTR_STATE_STI | GUEST_INTR_STATE_MOV_SS)) !== 0 ? 1 : 0);
@@ -188,9 +213,7 @@ export function loadGuestState(cpu: WorldSwitchHost, vmcs: VmcsRegion): void {
 export function saveGuestState(cpu: WorldSwitchHost, vmcs: VmcsRegion): void {
   const { fields } = cpu;
   const exit = vmcs.low(VMCS.VM_EXIT_CONTROLS);
-  save(cpu, vmcs, CPU_CR0, VMCS.GUEST_CR0);
-  save(cpu, vmcs, CPU_CR3, VMCS.GUEST_CR3);
-  save(cpu, vmcs, CPU_CR4, VMCS.GUEST_CR4);
+  saveWords(fields.words, GUEST_WORDS, vmcs.firstWord);
   if ((exit & VM_EXIT_SAVE_DEBUG_CONTROLS) !== 0) {
     save(cpu, vmcs, DR7, VMCS.GUEST_DR7);
     saveKept(cpu, vmcs, MSR_IA32_DEBUGCTLMSR, VMCS.GUEST_IA32_DEBUGCTL);
@@ -200,20 +223,6 @@ export function saveGuestState(cpu: WorldSwitchHost, vmcs: VmcsRegion): void {
   saveKept(cpu, vmcs, MSR_IA32_SYSENTER_EIP, VMCS.GUEST_SYSENTER_EIP);
   if ((exit & VM_EXIT_SAVE_IA32_PAT) !== 0) saveKept(cpu, vmcs, MSR_IA32_CR_PAT, VMCS.GUEST_IA32_PAT);
   if ((exit & VM_EXIT_SAVE_IA32_EFER) !== 0) save(cpu, vmcs, CPU_EFER, VMCS.GUEST_IA32_EFER);
-  for (let i = 0; i < 8; i++) {
-    const segment = GUEST_SEGMENTS[i];
-    if (segment === undefined) continue;
-    save(cpu, vmcs, segment.baseField, segment.base);
-    vmcs.set(segment.selector, fields.low(CPU_SEG_SELECTOR + 4 * i), 0);
-    vmcs.set(segment.limit, fields.low(CPU_SEG_LIMIT + 4 * i), 0);
-    vmcs.set(segment.access, fields.low(CPU_SEG_ACCESS + 4 * i), 0);
-  }
-  save(cpu, vmcs, CPU_GDTR_BASE, VMCS.GUEST_GDTR_BASE);
-  save(cpu, vmcs, CPU_IDTR_BASE, VMCS.GUEST_IDTR_BASE);
-  vmcs.set(VMCS.GUEST_GDTR_LIMIT, fields.low(CPU_GDTR_LIMIT), 0);
-  vmcs.set(VMCS.GUEST_IDTR_LIMIT, fields.low(CPU_IDTR_LIMIT), 0);
-  save(cpu, vmcs, RSP, VMCS.GUEST_RSP);
-  save(cpu, vmcs, CPU_RIP, VMCS.GUEST_RIP);
   vmcs.set(VMCS.GUEST_RFLAGS, cpu.getFlags(), 0);
   // The core has one shadow for STI and MOV SS; it is reported as blocking by STI when IF is 1, else as blocking by MOV SS.
   const hasShadow = fields.low(CPU_SHADOW) !== 0;
@@ -228,9 +237,7 @@ export function saveGuestState(cpu: WorldSwitchHost, vmcs: VmcsRegion): void {
 export function loadHostState(cpu: WorldSwitchHost, vmcs: VmcsRegion): void {
   const { fields } = cpu;
   const exit = vmcs.low(VMCS.VM_EXIT_CONTROLS);
-  load(cpu, vmcs, VMCS.HOST_CR0, CPU_CR0);
-  load(cpu, vmcs, VMCS.HOST_CR3, CPU_CR3);
-  load(cpu, vmcs, VMCS.HOST_CR4, CPU_CR4);
+  loadWords(fields.words, HOST_WORDS, vmcs.firstWord);
   fields.set(DR7, DR7_RESET, 0);
   if (cpu.readKeptMsr(MSR_IA32_DEBUGCTLMSR) !== 0) cpu.writeKeptMsr(MSR_IA32_DEBUGCTLMSR, 0, 0);
   loadKept(cpu, vmcs, VMCS.HOST_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_CS);
@@ -239,31 +246,20 @@ export function loadHostState(cpu: WorldSwitchHost, vmcs: VmcsRegion): void {
   if ((exit & VM_EXIT_LOAD_IA32_PAT) !== 0) loadKept(cpu, vmcs, VMCS.HOST_IA32_PAT, MSR_IA32_CR_PAT);
   if ((exit & VM_EXIT_LOAD_IA32_EFER) !== 0) load(cpu, vmcs, VMCS.HOST_IA32_EFER, CPU_EFER);
   else fields.setLow(CPU_EFER, fields.low(CPU_EFER) | EFER_LMA | EFER_LME);
-  for (let i = 0; i < 6; i++) {
-    const entry = HOST_SELECTORS[i];
-    if (entry === undefined) continue;
-    const selector = vmcs.low(entry[1]);
+  for (let i = SEG_ES; i <= SEG_GS; i++) {
+    const selector = fields.low(CPU_SEG_SELECTOR + 4 * i);
     const access = i === SEG_CS ? HOST_CS_ACCESS : HOST_DATA_ACCESS;
-    fields.setLow(CPU_SEG_SELECTOR + 4 * i, selector);
     fields.setLow(CPU_SEG_LIMIT + 4 * i, FLAT_LIMIT);
     // A null selector makes the register unusable; SS then has DPL 0.
     fields.setLow(CPU_SEG_ACCESS + 4 * i, selector === 0 ? AR_UNUSABLE | access : access);
-    fields.set(CPU_SEG_BASE + 8 * i, 0, 0);
+    if (i < SEG_FS) fields.set(CPU_SEG_BASE + 8 * i, 0, 0);
   }
-  load(cpu, vmcs, VMCS.HOST_FS_BASE, CPU_FS_BASE);
-  load(cpu, vmcs, VMCS.HOST_GS_BASE, CPU_GS_BASE);
-  fields.setLow(CPU_SEG_SELECTOR + 4 * SEG_TR, vmcs.low(VMCS.HOST_TR_SELECTOR));
-  load(cpu, vmcs, VMCS.HOST_TR_BASE, CPU_SEG_BASE + 8 * SEG_TR);
   fields.setLow(CPU_SEG_LIMIT + 4 * SEG_TR, HOST_TR_LIMIT);
   fields.setLow(CPU_SEG_ACCESS + 4 * SEG_TR, HOST_TR_ACCESS);
   fields.setLow(CPU_SEG_SELECTOR + 4 * SEG_LDTR, 0);
   fields.setLow(CPU_SEG_ACCESS + 4 * SEG_LDTR, AR_UNUSABLE);
-  load(cpu, vmcs, VMCS.HOST_GDTR_BASE, CPU_GDTR_BASE);
-  load(cpu, vmcs, VMCS.HOST_IDTR_BASE, CPU_IDTR_BASE);
   fields.setLow(CPU_GDTR_LIMIT, TABLE_LIMIT);
   fields.setLow(CPU_IDTR_LIMIT, TABLE_LIMIT);
-  load(cpu, vmcs, VMCS.HOST_RSP, RSP);
-  load(cpu, vmcs, VMCS.HOST_RIP, CPU_RIP);
   cpu.setFlags(RFLAGS_FIXED);
   fields.setLow(CPU_CPL, 0);
   fields.setLow(CPU_SHADOW, 0);

@@ -2,23 +2,10 @@
 // State between instructions is in memory (the VMCS) and in three words here.
 import {
   CPU_BASED_ACTIVATE_SECONDARY_CONTROLS,
-  CPU_BASED_CR3_LOAD_EXITING,
-  CPU_BASED_CR3_STORE_EXITING,
-  CPU_BASED_CR8_LOAD_EXITING,
-  CPU_BASED_CR8_STORE_EXITING,
-  CPU_BASED_HLT_EXITING,
   CPU_BASED_INTR_WINDOW_EXITING,
-  CPU_BASED_INVLPG_EXITING,
-  CPU_BASED_MONITOR_EXITING,
-  CPU_BASED_MOV_DR_EXITING,
-  CPU_BASED_MWAIT_EXITING,
   CPU_BASED_NMI_WINDOW_EXITING,
-  CPU_BASED_PAUSE_EXITING,
-  CPU_BASED_RDPMC_EXITING,
-  CPU_BASED_RDTSC_EXITING,
-  CPU_BASED_UNCOND_IO_EXITING,
-  CPU_BASED_USE_IO_BITMAPS,
   CPU_BASED_USE_TSC_OFFSETTING,
+  type CpuModel,
   EXIT_REASON,
   INTR_INFO_DELIVER_CODE_MASK,
   INTR_INFO_VALID_MASK,
@@ -26,10 +13,8 @@ import {
   PAGE_SIZE,
   type PhysicalMemory,
   physAddr,
-  SECONDARY_EXEC_DESC,
   SECONDARY_EXEC_ENABLE_EPT,
   SECONDARY_EXEC_ENABLE_VPID,
-  SECONDARY_EXEC_WBINVD_EXITING,
   VMCS,
   VMX_EXIT_REASONS_FAILED_VMENTRY,
   VMX_FAIL_INVALID,
@@ -46,6 +31,19 @@ import {
   VMXERR_VMWRITE_READ_ONLY_VMCS_COMPONENT,
 } from "../hardware/index.ts";
 import {
+  controlFault,
+  guestStateFault,
+  hasVmcsField,
+  hostStateFault,
+  LINK_POINTER_FAULT,
+  VMCS_REVISION,
+  VmcsRegion,
+} from "../platform/index.ts";
+import {
+  CPU_CR0_MASK,
+  CPU_CR0_SHADOW,
+  CPU_CR4_MASK,
+  CPU_CR4_SHADOW,
   CPU_DELIVERING,
   CPU_DELIVERING_ERROR,
   CPU_DELIVERING_HAS_ERROR,
@@ -61,40 +59,16 @@ import {
   CPU_PF_ERROR_MATCH,
   CPU_TSC_OFFSET,
   CPU_VPID,
-  INTERCEPT_CLTS_LMSW,
-  INTERCEPT_CPUID,
-  INTERCEPT_CR0_WRITE,
-  INTERCEPT_CR3_READ,
-  INTERCEPT_CR3_WRITE,
-  INTERCEPT_CR4_WRITE,
-  INTERCEPT_CR8_READ,
-  INTERCEPT_CR8_WRITE,
-  INTERCEPT_DESCTABLE,
-  INTERCEPT_DR,
-  INTERCEPT_EXCEPTION,
-  INTERCEPT_HLT,
-  INTERCEPT_INVD,
-  INTERCEPT_INVLPG,
-  INTERCEPT_IO,
-  INTERCEPT_MONITOR,
-  INTERCEPT_MWAIT,
-  INTERCEPT_PAUSE,
-  INTERCEPT_RDMSR,
-  INTERCEPT_RDPMC,
-  INTERCEPT_RDTSC,
-  INTERCEPT_VMCALL,
-  INTERCEPT_VMX,
-  INTERCEPT_WBINVD,
-  INTERCEPT_WRMSR,
-  INTERCEPT_XSETBV,
 } from "./core/layout.gen.ts";
-import { hasVmcsField, VMCS_REVISION, VmcsRegion } from "./vmcs-region.ts";
-import { controlFault, guestStateFault, hostStateFault, LINK_POINTER_FAULT } from "./vmx-checks.ts";
+import { interceptsOf } from "./vmx-intercepts.ts";
 import { loadGuestState, loadHostState, saveGuestState, type WorldSwitchHost } from "./vmx-state.ts";
 
 export interface VmxHost extends WorldSwitchHost {
   readonly memory: PhysicalMemory;
   readonly physicalBits: number;
+  readonly model: CpuModel;
+  /** Time passes. */
+  charge(cycles: number): void;
   /** CR3, CR4, EFER, EPT pointer, VPID or guest mode changed. */
   contextChanged(): void;
   /** A transition without VPID: everything cached for VPID 0 goes. */
@@ -105,6 +79,8 @@ export interface VmxHost extends WorldSwitchHost {
   readListedMsr(msr: number): number;
   readonly listedHigh: number;
   writeListedMsr(msr: number, low: number, high: number): boolean;
+  /** All checks have passed; the guest runs next. */
+  beforeGuestEntry(): void;
   /** Why an entry failed, for the run's log. */
   entryFailed(reason: string): void;
 }
@@ -113,38 +89,6 @@ export interface VmxHost extends WorldSwitchHost {
 const NO_VMCS = -1;
 /** Exit qualification of a failed entry: VMCS link pointer. SDM vol. 3, 28.8. */
 const QUALIFICATION_LINK_POINTER = 4;
-
-/** Intercepted whatever the controls say. CR0 and CR4 writes, MSRs and ports are looked at by the host, which decides. */
-const ALWAYS =
-  (1 << INTERCEPT_CPUID) |
-  (1 << INTERCEPT_CR0_WRITE) |
-  (1 << INTERCEPT_CR4_WRITE) |
-  (1 << INTERCEPT_CLTS_LMSW) |
-  (1 << INTERCEPT_RDMSR) |
-  (1 << INTERCEPT_WRMSR) |
-  (1 << INTERCEPT_VMCALL) |
-  (1 << INTERCEPT_VMX) |
-  (1 << INTERCEPT_XSETBV) |
-  (1 << INTERCEPT_INVD) |
-  (1 << INTERCEPT_EXCEPTION);
-
-/** Primary controls and what the core intercepts for each. */
-const PRIMARY_INTERCEPTS: readonly (readonly [control: number, intercept: number])[] = [
-  [CPU_BASED_HLT_EXITING, INTERCEPT_HLT],
-  [CPU_BASED_INVLPG_EXITING, INTERCEPT_INVLPG],
-  [CPU_BASED_MWAIT_EXITING, INTERCEPT_MWAIT],
-  [CPU_BASED_RDPMC_EXITING, INTERCEPT_RDPMC],
-  [CPU_BASED_RDTSC_EXITING, INTERCEPT_RDTSC],
-  [CPU_BASED_CR3_LOAD_EXITING, INTERCEPT_CR3_WRITE],
-  [CPU_BASED_CR3_STORE_EXITING, INTERCEPT_CR3_READ],
-  [CPU_BASED_CR8_LOAD_EXITING, INTERCEPT_CR8_WRITE],
-  [CPU_BASED_CR8_STORE_EXITING, INTERCEPT_CR8_READ],
-  [CPU_BASED_MOV_DR_EXITING, INTERCEPT_DR],
-  [CPU_BASED_UNCOND_IO_EXITING, INTERCEPT_IO],
-  [CPU_BASED_USE_IO_BITMAPS, INTERCEPT_IO],
-  [CPU_BASED_MONITOR_EXITING, INTERCEPT_MONITOR],
-  [CPU_BASED_PAUSE_EXITING, INTERCEPT_PAUSE],
-];
 
 export interface VmxState {
   readonly isOn: boolean;
@@ -253,8 +197,7 @@ export class Vmx {
   enter(isLaunch: boolean): number {
     const { current, host } = this;
     if (current === null) return VMX_FAIL_INVALID;
-    if (isLaunch === current.isLaunched)
-      return this.fail(isLaunch ? VMXERR_VMLAUNCH_NONCLEAR_VMCS : VMXERR_VMRESUME_NONLAUNCHED_VMCS);
+    if (isLaunch === current.isLaunched) return this.fail(isLaunch ? VMXERR_VMLAUNCH_NONCLEAR_VMCS : VMXERR_VMRESUME_NONLAUNCHED_VMCS);
     if (this.checked !== current) {
       const badControl = controlFault(current, host.physicalBits);
       if (badControl !== undefined) return this.fail(VMXERR_ENTRY_INVALID_CONTROL_FIELD, badControl);
@@ -269,6 +212,8 @@ export class Vmx {
       return this.failAfterChecks(current, EXIT_REASON.INVALID_STATE, qualification);
     }
     if (isLaunch) current.isLaunched = true;
+    host.charge(host.model.cost.vmEntry.value);
+    host.beforeGuestEntry();
     loadGuestState(host, current);
     this.loadGuestControls(current);
     const badMsr = this.loadMsrs(VMCS.VM_ENTRY_MSR_LOAD_ADDR, VMCS.VM_ENTRY_MSR_LOAD_COUNT);
@@ -298,6 +243,10 @@ export class Vmx {
     fields.setLow(CPU_PF_ERROR_MASK, vmcs.low(VMCS.PAGE_FAULT_ERROR_CODE_MASK));
     fields.setLow(CPU_PF_ERROR_MATCH, vmcs.low(VMCS.PAGE_FAULT_ERROR_CODE_MATCH));
     fields.setLow(CPU_INTERCEPTS, interceptsOf(primary, secondary));
+    fields.set(CPU_CR0_MASK, vmcs.low(VMCS.CR0_GUEST_HOST_MASK), vmcs.high(VMCS.CR0_GUEST_HOST_MASK));
+    fields.set(CPU_CR0_SHADOW, vmcs.low(VMCS.CR0_READ_SHADOW), vmcs.high(VMCS.CR0_READ_SHADOW));
+    fields.set(CPU_CR4_MASK, vmcs.low(VMCS.CR4_GUEST_HOST_MASK), vmcs.high(VMCS.CR4_GUEST_HOST_MASK));
+    fields.set(CPU_CR4_SHADOW, vmcs.low(VMCS.CR4_READ_SHADOW), vmcs.high(VMCS.CR4_READ_SHADOW));
     if ((primary & CPU_BASED_USE_TSC_OFFSETTING) !== 0) fields.set(CPU_TSC_OFFSET, vmcs.low(VMCS.TSC_OFFSET), vmcs.high(VMCS.TSC_OFFSET));
     this.host.contextChanged();
     if (!hasVpid) this.host.flushUntagged();
@@ -322,6 +271,7 @@ export class Vmx {
     const vmcs = this.current;
     if (vmcs === null) return;
     this.exits++;
+    this.host.charge(this.host.model.cost.vmExit.value);
     vmcs.set(VMCS.VM_EXIT_REASON, reason, 0);
     vmcs.set(VMCS.EXIT_QUALIFICATION, qualificationLow, qualificationHigh);
     vmcs.set(VMCS.VM_EXIT_INSTRUCTION_LEN, instructionLength, 0);
@@ -339,7 +289,7 @@ export class Vmx {
     if (current === null) return;
     const code = errorCode >= 0 ? INTR_INFO_DELIVER_CODE_MASK : 0;
     current.set(VMCS.VM_EXIT_INTR_INFO, (INTR_INFO_VALID_MASK | type | vector | code) >>> 0, 0);
-    current.set(VMCS.VM_EXIT_INTR_ERROR_CODE, errorCode >= 0 ? errorCode : 0, 0);
+    current.set(VMCS.VM_EXIT_INTR_ERROR_CODE, Math.max(errorCode, 0), 0);
   }
 
   clearInterruption(): void {
@@ -353,6 +303,8 @@ export class Vmx {
     fields.setLow(CPU_VPID, 0);
     fields.set(CPU_EPTP, 0, 0);
     fields.set(CPU_TSC_OFFSET, 0, 0);
+    fields.set(CPU_CR0_MASK, 0, 0);
+    fields.set(CPU_CR4_MASK, 0, 0);
     fields.setLow(CPU_NMI_BLOCKED, 0);
     loadHostState(this.host, vmcs);
     this.host.contextChanged();
@@ -425,18 +377,6 @@ export class Vmx {
     }
     return region;
   }
-}
-
-/** Pure: the core's intercepts for a pair of control words. */
-function interceptsOf(primary: number, secondary: number): number {
-  let mask = ALWAYS;
-  for (let i = 0; i < PRIMARY_INTERCEPTS.length; i++) {
-    const pair = PRIMARY_INTERCEPTS[i];
-    if (pair !== undefined && (primary & pair[0]) !== 0) mask |= 1 << pair[1];
-  }
-  if ((secondary & SECONDARY_EXEC_DESC) !== 0) mask |= 1 << INTERCEPT_DESCTABLE;
-  if ((secondary & SECONDARY_EXEC_WBINVD_EXITING) !== 0) mask |= 1 << INTERCEPT_WBINVD;
-  return mask >>> 0;
 }
 
 /** True when the guest asked for an exit as soon as it can take an interrupt, or an NMI. */

@@ -8,25 +8,25 @@ import {
   cr3,
   entryHigh,
   entryLow,
+  fail,
   findCpuModel,
   HUGE_PAGE_SIZE,
+  type KernelImage,
   LARGE_PAGE_SIZE,
   type Level,
   type Observer,
-  pcid,
   type PhysAddr,
   PTE_LARGE,
   PTE_PRESENT,
   PTE_WRITE,
+  pcid,
   physAddr,
   STUB_RETURN,
   type Stub,
+  silentObserver,
   tableIndex,
   type VirtAddr,
-  fail,
   virtAddr,
-  type KernelImage,
-  silentObserver,
 } from "../hardware/index.ts";
 import { ResidueMachine } from "./residue-machine.ts";
 import type { TrackedMemory } from "./tracked-memory.ts";
@@ -71,7 +71,8 @@ function buildEarlyTables(memory: TrackedMemory): void {
   setEntry(memory, PGD, DIRECT_MAP, 4, physAddr(DIRECT_PUD), table);
   setEntry(memory, PGD, KERNEL_MAP, 4, physAddr(KERNEL_PUD), table);
   setEntry(memory, KERNEL_PUD, KERNEL_MAP, 3, physAddr(KERNEL_PMD), table);
-  for (let at = 0; at < memory.size; at += HUGE_PAGE_SIZE) setEntry(memory, DIRECT_PUD, DIRECT_MAP + at, 3, physAddr(at), table | PTE_LARGE);
+  for (let at = 0; at < memory.size; at += HUGE_PAGE_SIZE)
+    setEntry(memory, DIRECT_PUD, DIRECT_MAP + at, 3, physAddr(at), table | PTE_LARGE);
   for (let at = 0; at < HUGE_PAGE_SIZE && at < memory.size; at += LARGE_PAGE_SIZE) {
     setEntry(memory, KERNEL_PMD, KERNEL_MAP + at, 2, physAddr(at), table | PTE_LARGE);
   }

@@ -1,5 +1,17 @@
 // The architectural state of one logical CPU of the abstract machine: plain values, so that a snapshot is a copy.
-import { CR0_PE, CR0_PG, CR0_WP, CR4_PAE, type Cr3, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, RFLAGS_FIXED, type VirtAddr } from "../hardware/index.ts";
+import {
+  CR0_PE,
+  CR0_PG,
+  CR0_WP,
+  CR4_PAE,
+  type Cr3,
+  EFER_LMA,
+  EFER_LME,
+  EFER_NXE,
+  EFER_SCE,
+  RFLAGS_FIXED,
+  type VirtAddr,
+} from "../hardware/index.ts";
 
 /** What the CPU is doing: kernel code (its path), user code, or nothing until another CPU wakes it by the mailbox. */
 export type Activity = "kernel" | "user" | "parked";

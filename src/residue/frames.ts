@@ -1,11 +1,24 @@
 // What the processor does by itself at the edges of the kernel: pushing an interrupt frame through gate, TSS and IST, and leaving by
 // IRETQ or SYSRETQ. SDM vol. 3, 7.12 to 7.14.
-import { assert, fail, hex, RFLAGS_FIXED, RFLAGS_IF, RFLAGS_NT, RFLAGS_TF, VECTOR_DF, VECTOR_NMI, type VirtAddr } from "../hardware/index.ts";
+import {
+  assert,
+  fail,
+  fromHalves,
+  hex,
+  RFLAGS_FIXED,
+  RFLAGS_IF,
+  RFLAGS_NT,
+  RFLAGS_TF,
+  VECTOR_DF,
+  VECTOR_NMI,
+  type VirtAddr,
+} from "../hardware/index.ts";
 import { type CoreState, R11, RCX } from "./core-state.ts";
 
 /** Reads and writes of linear memory with supervisor rights, which may fault and be retried by whoever provides them. */
 export interface LinearAccess {
   readWord(va: number): number;
+  /** Of a descriptor table: a fault there ends the machine. */
   read32(va: number): number;
   writeWord(va: number, value: number): void;
   /** False when a write to `[va, va + bytes)` would fault now. */
@@ -54,6 +67,11 @@ function taskStateBase(state: CoreState, linear: LinearAccess): number {
   return (upper | 0) * 2 ** 32 + (((low >>> 16) | ((high & 0xff) << 16) | (high & 0xff000000)) >>> 0);
 }
 
+/** A stack pointer of the task-state segment. */
+function readStack(linear: LinearAccess, at: number): number {
+  return fromHalves(linear.read32(at), linear.read32(at + 4));
+}
+
 /**
  * Pushes the frame for `vector` and sets RIP to its handler. `error` only for exceptions that have one. False, with nothing changed,
  * when the stack cannot be written.
@@ -62,8 +80,8 @@ function tryPush(state: CoreState, linear: LinearAccess, vector: number, error: 
   if (state.idtLimit === 0) fail(`vector ${vector} without an IDT at RIP ${hex(state.rip)}, CR2 ${hex(state.cr2)}, error ${error ?? 0}`);
   const gate = readGate(state, linear, vector);
   let top: number = state.rsp;
-  if (gate.ist !== 0) top = linear.readWord(taskStateBase(state, linear) + TSS_IST1 + 8 * (gate.ist - 1));
-  else if (state.cpl === 3) top = linear.readWord(taskStateBase(state, linear) + TSS_RSP0);
+  if (gate.ist !== 0) top = readStack(linear, taskStateBase(state, linear) + TSS_IST1 + 8 * (gate.ist - 1));
+  else if (state.cpl === 3) top = readStack(linear, taskStateBase(state, linear) + TSS_RSP0);
   const frame = Math.floor(top / 16) * 16 - FRAME_BYTES;
   if (!linear.canWrite(frame - 8, FRAME_BYTES + 8)) return false;
   const isUser = state.cpl === 3;

@@ -1,7 +1,7 @@
 // A booted kernel for tests of kernel code: the image is started as firmware does, runs until every CPU sleeps, and then the test's
 // function runs as kernel code on the boot CPU, on top of its idle task, as an interrupt handler would: interrupts as the idle task
 // left them, and it must not sleep.
-import { fail, findCpuModel, type CpuModel, type KernelImage, type Observer } from "../hardware/index.ts";
+import { type CpuModel, fail, findCpuModel, type KernelImage, type Observer } from "../hardware/index.ts";
 import type { GuestModel } from "./guest.ts";
 import { ResidueMachine } from "./residue-machine.ts";
 

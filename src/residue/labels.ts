@@ -85,6 +85,8 @@ export class Labels {
   }
 
   canonical(): string {
-    return [this.l1d, this.fillBuffers, this.branchTargets, this.returnStack].map((set) => [...set].sort((a, b) => a - b).join(",")).join(";");
+    return [this.l1d, this.fillBuffers, this.branchTargets, this.returnStack]
+      .map((set) => [...set].sort((a, b) => a - b).join(","))
+      .join(";");
   }
 }

@@ -45,13 +45,18 @@ export const FAULT = -1;
 
 const NX_FEATURE = EFER_NXE;
 
+function physicalIn(translation: Translation, va: number): number {
+  const size = levelSize(translation.level);
+  return translation.frame + (va - Math.floor(va / size) * size);
+}
+
 export class Mmu {
   readonly tlb = new Translations();
   /** Of the last fault: vector (#PF or #GP) and error code. */
   faultVector = VECTOR_PF;
   faultError = 0;
   /** Told of each use of a cached translation; for the property on stale ones. */
-  onHit: ((translation: Translation, va: number) => void) | undefined;
+  onHit: ((translation: Translation, va: number, pa: number) => void) | undefined;
   private readonly memory: TrackedMemory;
   private readonly state: CoreState;
   private readonly labels: Labels;
@@ -76,7 +81,7 @@ export class Mmu {
     const pcid = this.pcid;
     let translation = this.tlb.find(va, pcid);
     if (translation !== undefined && this.allows(translation, access, isUser)) {
-      if (this.onHit !== undefined) this.onHit(translation, va);
+      if (this.onHit !== undefined) this.onHit(translation, va, physicalIn(translation, va));
     } else {
       // A cached translation that refuses is looked up again, as the processor does before it faults.
       const walked = this.walk(va, access, isUser);
@@ -87,8 +92,7 @@ export class Mmu {
       translation = walked;
       this.tlb.insert(va, pcid, translation);
     }
-    const size = levelSize(translation.level);
-    const pa = translation.frame + (va - Math.floor(va / size) * size);
+    const pa = physicalIn(translation, va);
     this.labels.touched(this.memory.frameOwner(Math.floor(pa / 4096)));
     return pa;
   }
@@ -173,7 +177,7 @@ export class Mmu {
         const isDirty = access === WRITE;
         const wanted = low | PTE_ACCESSED | (isDirty ? PTE_DIRTY : 0);
         if (wanted !== low) memory.write32(at, wanted >>> 0);
-        return this.leaf(va, level, wanted, high, at, { isWritable, isUser: isUserPage, isExecutable });
+        return this.leaf(level, wanted, high, at, { isWritable, isUser: isUserPage, isExecutable });
       }
       if ((low & PTE_ACCESSED) === 0) memory.write32(at, (low | PTE_ACCESSED) >>> 0);
       table = entryFrame(low, high);
@@ -181,10 +185,14 @@ export class Mmu {
     return undefined;
   }
 
-  private leaf(va: number, level: Level, low: number, high: number, at: number, rights: { isWritable: boolean; isUser: boolean; isExecutable: boolean }): Translation {
+  private leaf(
+    level: Level,
+    low: number,
+    high: number,
+    at: number,
+    rights: { isWritable: boolean; isUser: boolean; isExecutable: boolean },
+  ): Translation {
     const frame = level === 1 ? entryFrame(low, high) : largeEntryFrame(low, high, level);
-    const size = levelSize(level);
-    const accessedFrame = Math.floor((frame + (va - Math.floor(va / size) * size)) / 4096);
     return {
       ...rights,
       frame,
@@ -192,8 +200,7 @@ export class Mmu {
       isGlobal: (low & PTE_GLOBAL) !== 0,
       isDirty: (low & PTE_DIRTY) !== 0,
       leaf: at,
-      accessedFrame,
-      generation: this.memory.frameGeneration(accessedFrame),
+      madeAt: this.memory.changes,
     };
   }
 }

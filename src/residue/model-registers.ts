@@ -1,5 +1,7 @@
 // Model-specific registers of one CPU of the abstract machine. Commands act on the labels; the APIC's registers go to the APIC; all
 // others that exist hold what is written. SDM vol. 4.
+
+import type { CpuModel } from "../hardware/index.ts";
 import {
   ARCH_CAPABILITIES_BITS,
   fail,
@@ -37,9 +39,7 @@ import {
   PRED_CMD_IBPB,
   unsignedFromHalves,
 } from "../hardware/index.ts";
-import type { LocalApic } from "../machine/local-apic.ts";
-import { vmxCapability } from "../machine/vmx-capabilities.ts";
-import type { CpuModel } from "../hardware/index.ts";
+import { type LocalApic, vmxCapability } from "../platform/index.ts";
 import type { CoreState } from "./core-state.ts";
 import type { Labels } from "./labels.ts";
 
@@ -105,7 +105,12 @@ export function readMsr(target: MsrTarget, msr: number): Halves {
       return Number.isFinite(deadline) ? [deadline >>> 0, Math.floor(deadline / 2 ** 32) >>> 0] : [0, 0];
     }
     default:
-      return target.state.msrs.get(msr) ?? RESET.get(msr) ?? vmxCapability(msr) ?? fail(`RDMSR of a register that this CPU does not have: ${hex(msr)}`);
+      return (
+        target.state.msrs.get(msr) ??
+        RESET.get(msr) ??
+        vmxCapability(msr) ??
+        fail(`RDMSR of a register that this CPU does not have: ${hex(msr)}`)
+      );
   }
 }
 

@@ -13,21 +13,22 @@ import {
   EARLY_PAGE_TABLE_SYMBOL,
   fail,
   type KernelImage,
+  type Observer,
   OWNER_GUEST,
   OWNER_NONE,
-  type Observer,
   type Owner,
-  pcid,
   type PhysAddr,
   type Puppet,
+  pcid,
   physAddr,
-  silentObserver,
   type Stub,
+  silentObserver,
   type VirtAddr,
 } from "../hardware/index.ts";
-import { IoBus } from "../machine/io-bus.ts";
+import { IoBus } from "../platform/index.ts";
 import type { GuestModel } from "./guest.ts";
-import { type CpuSnapshot, ResidueCpu, type ResidueHost } from "./residue-cpu.ts";
+import { type CpuSnapshot, ResidueCpu } from "./residue-cpu.ts";
+import type { ResidueHost } from "./residue-host.ts";
 import { ResiduePath } from "./residue-path.ts";
 import { type MemoryMark, TrackedMemory } from "./tracked-memory.ts";
 
@@ -214,7 +215,10 @@ export class ResidueMachine {
   /** Firmware: the image, the boot parameters, the boot CPU at the entry. */
   private loadImage(image: KernelImage, options: ResidueOptions): void {
     const { memory } = this;
-    assert(memory.has(image.physicalBase, image.bytes.byteLength), () => `the kernel needs ${image.physicalBase + image.bytes.byteLength} bytes of memory`);
+    assert(
+      memory.has(image.physicalBase, image.bytes.byteLength),
+      () => `the kernel needs ${image.physicalBase + image.bytes.byteLength} bytes of memory`,
+    );
     memory.writeBytes(image.physicalBase, image.bytes);
     memory.writeWord(physAddr(BOOT_MEMORY_BYTES), options.memoryBytes);
     memory.write32(physAddr(BOOT_CPUS), options.cpus);

@@ -1,15 +1,6 @@
 // A kernel of a few lines, for testing the abstract machine itself: GDT, TSS and IDT in memory, entry stubs that save registers and
 // call a handler, and two tasks that switch stacks. Only tests import it.
-import {
-  addVirt,
-  cpu,
-  LEAVE_IRETQ,
-  type Stub,
-  VECTOR_NMI,
-  VECTOR_PF,
-  type VirtAddr,
-  virtAddr,
-} from "../hardware/index.ts";
+import { addVirt, cpu, LEAVE_IRETQ, type Stub, VECTOR_NMI, VECTOR_PF, type VirtAddr, virtAddr } from "../hardware/index.ts";
 import type { ResidueMachine } from "./residue-machine.ts";
 
 const DIRECT_MAP = -0x778000000000;
@@ -86,15 +77,21 @@ export function smallKernelStubs(handlers: Handlers, second: () => void): Stub[]
     entry("irq_entry", false, () => handlers.irq()),
     entry("nmi_entry", false, () => handlers.nmi()),
     entry("fault_entry", true, () => handlers.fault()),
-    { symbol: "second_task", effect: () => {
-      second();
-      return LEAVE_IRETQ;
-    } },
+    {
+      symbol: "second_task",
+      effect: () => {
+        second();
+        return LEAVE_IRETQ;
+      },
+    },
     switchStub,
-    { symbol: "double", effect: (value) => {
-      cpu.storeWord(SCRATCH, cpu.loadWord(SCRATCH) + value);
-      return value * 2;
-    } },
+    {
+      symbol: "double",
+      effect: (value) => {
+        cpu.storeWord(SCRATCH, cpu.loadWord(SCRATCH) + value);
+        return value * 2;
+      },
+    },
   ];
 }
 

@@ -10,16 +10,16 @@ export interface MemoryMark {
   readonly high: number;
 }
 
-const LABEL_MASK = 0xffff;
-/** Labels share their word with a count of changes, so that a reused frame is told from the one it was. */
-const GENERATION_STEP = 0x10000;
-
 export class TrackedMemory extends PhysicalMemory {
   private readonly words: Int32Array;
-  /** Per frame: owner label in bits 15:0, number of ownership changes above. */
+  /** Owner label of each frame. */
   private readonly frames: Int32Array;
+  /** When each frame last changed hands, in changes of any frame: tells a reused frame from what it was. */
+  private readonly changed: Int32Array;
+  /** Ownership changes so far; never goes back. */
+  changes = 0;
   private tracking = false;
-  // Pairs (slot, old word); a slot beyond the words of memory is a frame's label.
+  // Pairs (slot, old word); slots beyond the words of memory are frames' labels and times of change.
   private undo = new Int32Array(1 << 16);
   private length = 0;
   private low = 0;
@@ -31,6 +31,7 @@ export class TrackedMemory extends PhysicalMemory {
     super(new Uint8Array(buffer));
     this.words = new Int32Array(buffer);
     this.frames = new Int32Array(bytes / PAGE_SIZE);
+    this.changed = new Int32Array(bytes / PAGE_SIZE);
   }
 
   /** Starts hashing and undoing from the present contents. */
@@ -44,7 +45,7 @@ export class TrackedMemory extends PhysicalMemory {
       if (word !== 0) this.mixIn(slot, word);
     }
     for (let pfn = 0; pfn < this.frames.length; pfn++) {
-      const label = (this.frames[pfn] ?? 0) & LABEL_MASK;
+      const label = this.frames[pfn] ?? 0;
       if (label !== 0) this.mixIn(this.words.length + pfn, label);
     }
   }
@@ -63,12 +64,13 @@ export class TrackedMemory extends PhysicalMemory {
   /** Undoes everything since `mark`. */
   rewindTo(mark: MemoryMark): void {
     assert(mark.length <= this.length, () => "a mark of the undo log that lies ahead");
-    const { undo, words, frames } = this;
+    const { undo, words, frames, changed } = this;
     for (let at = this.length - 2; at >= mark.length; at -= 2) {
       const slot = undo[at] ?? 0;
       const old = undo[at + 1] ?? 0;
       if (slot < words.length) words[slot] = old;
-      else frames[slot - words.length] = old;
+      else if (slot < words.length + frames.length) frames[slot - words.length] = old;
+      else changed[slot - words.length - frames.length] = old;
     }
     this.length = mark.length;
     this.low = mark.low;
@@ -76,24 +78,26 @@ export class TrackedMemory extends PhysicalMemory {
   }
 
   frameOwner(pfn: number): Owner {
-    return ((this.frames[pfn] ?? OWNER_NONE) & LABEL_MASK) as Owner;
+    return (this.frames[pfn] ?? OWNER_NONE) as Owner;
   }
 
-  /** Number of times that the frame changed hands; tells a reused frame. */
-  frameGeneration(pfn: number): number {
-    return (this.frames[pfn] ?? 0) >>> 16;
+  /** Value of `changes` when the frame last changed hands. */
+  frameChangedAt(pfn: number): number {
+    return this.changed[pfn] ?? 0;
   }
 
   setFrameOwner(pfn: Pfn, label: Owner): void {
     const old = this.frames[pfn];
     assert(old !== undefined, () => `frame outside memory: ${pfn}`);
-    const next = ((old & ~LABEL_MASK) + GENERATION_STEP) | label;
-    this.frames[pfn] = next;
+    const before = this.changed[pfn] ?? 0;
+    this.frames[pfn] = label;
+    this.changed[pfn] = ++this.changes;
     if (!this.tracking) return;
     const slot = this.words.length + pfn;
     this.remember(slot, old);
-    this.mixIn(slot, old & LABEL_MASK);
-    this.mixIn(slot, next & LABEL_MASK);
+    this.remember(slot + this.frames.length, before);
+    this.mixIn(slot, old);
+    this.mixIn(slot, label);
   }
 
   override write8(pa: PhysAddr, value: number): void {

@@ -13,9 +13,8 @@ export interface Translation {
   readonly isDirty: boolean;
   /** Physical address of the leaf entry it came from. */
   readonly leaf: number;
-  /** Generation of the 4 KiB frame that was accessed when the translation was made. */
-  readonly generation: number;
-  readonly accessedFrame: number;
+  /** Ownership changes of frames before the translation was made. */
+  readonly madeAt: number;
 }
 
 type Table = Map<number, Translation>;
@@ -99,7 +98,9 @@ export class Translations {
     const rows: string[] = [];
     const add = (pcid: number, table: Table): void => {
       for (const [k, t] of table)
-        rows.push(`${pcid}:${k}:${t.frame}:${t.isWritable ? "w" : "r"}${t.isUser ? "u" : ""}${t.isExecutable ? "x" : ""}${t.isDirty ? "d" : ""}`);
+        rows.push(
+          `${pcid}:${k}:${t.frame}:${t.isWritable ? "w" : "r"}${t.isUser ? "u" : ""}${t.isExecutable ? "x" : ""}${t.isDirty ? "d" : ""}`,
+        );
     };
     add(-1, this.global);
     for (const [pcid, table] of this.byPcid) add(pcid, table);

@@ -1,8 +1,11 @@
 // VMX of the abstract machine: the VMCS is a region of memory with its fields, entry is checked, and the guest's exit is the explorer's
 // choice. What the guest's registers and tables hold is never looked at. SDM vol. 3, 26 to 31.
+
+import type { CpuModel } from "../hardware/index.ts";
 import {
   assert,
   type Cr3,
+  EXIT_REASON,
   fail,
   hex,
   INTR_INFO_VALID_MASK,
@@ -24,11 +27,17 @@ import {
   VMXERR_VMPTRLD_INVALID_ADDRESS,
   VMXERR_VMRESUME_NONLAUNCHED_VMCS,
   VMXERR_VMWRITE_READ_ONLY_VMCS_COMPONENT,
-  EXIT_REASON,
 } from "../hardware/index.ts";
-import { hasVmcsField, VMCS_BYTES, VMCS_REVISION, VmcsRegion, vmcsOffset } from "../machine/vmcs-region.ts";
-import { controlFault, guestStateFault, hostStateFault } from "../machine/vmx-checks.ts";
-import type { CpuModel } from "../hardware/index.ts";
+import {
+  controlFault,
+  guestStateFault,
+  hasVmcsField,
+  hostStateFault,
+  VMCS_BYTES,
+  VMCS_REVISION,
+  VmcsRegion,
+  vmcsOffset,
+} from "../platform/index.ts";
 import type { CoreState } from "./core-state.ts";
 import type { GuestExit } from "./guest.ts";
 import type { TrackedMemory } from "./tracked-memory.ts";

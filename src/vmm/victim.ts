@@ -15,8 +15,10 @@ import {
 
 /** Name of the puppet in a kernel configuration. */
 export const VICTIM_PUPPET = "victim";
-/** User address of the secret. */
-export const VICTIM_SECRET = 0x20000000;
+const SECRET_PAGE = 0x20000000;
+/** User address of the secret: somewhere in its page, as heap data is. Line 0 of a page shares its L1D set with every page table. */
+export const VICTIM_SECRET = SECRET_PAGE + 0x9c0;
+const SECRET_MAX = SECRET_PAGE + PAGE_SIZE - VICTIM_SECRET;
 
 const ARGUMENTS = PUPPET_ARGUMENTS + 4;
 const HEADER_BYTES = 8;
@@ -30,9 +32,9 @@ const PHASE_MAPPED = 1;
 const PHASE_USE = 2;
 const PHASE_REST = 3;
 
-/** The arguments of a victim; the secret is at most a page. */
+/** The arguments of a victim; the secret is at most SECRET_MAX bytes. */
 export function encodeVictimArguments(secret: Uint8Array, sleepNanoseconds: number): Uint8Array {
-  if (secret.length > PAGE_SIZE) throw new RangeError(`a victim's secret is at most ${PAGE_SIZE} bytes, not ${secret.length}`);
+  if (secret.length > SECRET_MAX) throw new RangeError(`a victim's secret is at most ${SECRET_MAX} bytes, not ${secret.length}`);
   const out = new Uint8Array(HEADER_BYTES + secret.length);
   const view = new DataView(out.buffer);
   view.setUint32(0, secret.length, true);
@@ -67,7 +69,7 @@ export const victim: Puppet = (puppet) => {
   switch (phase) {
     case PHASE_START:
       setPhase(PHASE_MAPPED);
-      return syscall(SYS.mmap, VICTIM_SECRET, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+      return syscall(SYS.mmap, SECRET_PAGE, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     case PHASE_MAPPED: {
       if (isErr(puppet.result)) return syscall(SYS.exit_group, FAILED_STATUS);
       setPhase(PHASE_USE);

@@ -1,18 +1,7 @@
 // The simulated core as a runner of cases.
 import { DEFAULT_CPU_MODEL } from "../../src/hardware/index.ts";
 import { FLAT_PHYSICAL_BYTES, FlatMachine, type Gear, GearedCore } from "../../src/machine/index.ts";
-import {
-  type Case,
-  CODE_BASE,
-  CODE_BYTES,
-  DATA_BASE,
-  DATA_BYTES,
-  GS_BASE,
-  HOT_OFFSET,
-  NO_FAULT,
-  newState,
-  startState,
-} from "./case.ts";
+import { type Case, CODE_BASE, CODE_BYTES, DATA_BASE, DATA_BYTES, GS_BASE, HOT_OFFSET, NO_FAULT, newState, startState } from "./case.ts";
 import type { Outcome, Runner } from "./compare.ts";
 
 export type { Gear };

@@ -1,71 +1,10 @@
 // What random operands of one instruction do not reach: repeats and directions, branches taken and not, compare-and-exchange that
 // succeeds, quotients that fit, prefixes in odd orders, code that changes itself, and instructions that user mode refuses.
-import {
-  type Assembler,
-  assemble,
-  assembler,
-  byte,
-  CONDITIONS,
-  eax,
-  GPR32,
-  GPR64,
-  type Mnemonic,
-  mem,
-  qword,
-  rax,
-  rbp,
-  rbx,
-  rcx,
-  rdi,
-  rdx,
-  rsi,
-  rsp,
-} from "../../src/assembler/index.ts";
-import {
-  ARITHMETIC_FLAGS,
-  type Case,
-  CODE_BASE,
-  CODE_OFFSET,
-  COMPARED_FLAGS,
-  HOT_MIDDLE,
-  RAX,
-  RBP,
-  RBX,
-  RCX,
-  RDI,
-  RDX,
-  RegisterClass,
-  RSI,
-  RSP,
-} from "./case.ts";
-import type { Random } from "./random.ts";
-import { randomClasses } from "./random-operands.ts";
+import { byte, eax, GPR32, GPR64, mem, qword, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp } from "../../src/assembler/index.ts";
+import { branchCases } from "./branch-cases.ts";
+import { ARITHMETIC_FLAGS, COMPARED_FLAGS, HOT_MIDDLE, RAX, RBP, RBX, RCX, RDI, RDX, RegisterClass, RSI, RSP } from "./case.ts";
+import { type Directed, type Draft, directed } from "./draft.ts";
 import { undefinedFlags } from "./undefined-flags.ts";
-
-/** One kind of directed case; each call draws another. */
-export interface Directed {
-  readonly name: string;
-  make(random: Random, seed: number): Case;
-}
-
-interface Draft {
-  readonly a: Assembler;
-  readonly classes: Uint8Array;
-  readonly random: Random;
-  flagMask: number;
-}
-
-function directed(name: string, write: (draft: Draft) => void): Directed {
-  return {
-    name,
-    make: (random, seed) => {
-      const draft: Draft = { a: assembler(), classes: randomClasses(random), random, flagMask: COMPARED_FLAGS };
-      write(draft);
-      const { bytes } = assemble(draft.a.program(), { origin: CODE_BASE + CODE_OFFSET, symbols: new Map([["hot", HOT_MIDDLE]]) });
-      return { name, seed, code: bytes, codeOffset: CODE_OFFSET, classes: draft.classes, flagMask: draft.flagMask };
-    },
-  };
-}
 
 const STRING_POINTERS = [RegisterClass.pointer, RegisterClass.pointerOdd, RegisterClass.pointerCrossing, RegisterClass.pointerOdd] as const;
 
@@ -195,68 +134,6 @@ function stackCases(): Directed[] {
   ];
 }
 
-function branchCases(): Directed[] {
-  const conditional = CONDITIONS.flatMap((c, i) => {
-    const mnemonic: Mnemonic = `j${c}`;
-    return [
-      directed(`${mnemonic} rel8`, ({ a }) => a[mnemonic]("over").mov(eax, 1).label("over")),
-      directed(`${mnemonic} rel32`, ({ a }) => a.db(0x0f, 0x80 + i, 5, 0, 0, 0).mov(eax, 1)),
-      directed(`cmp; ${mnemonic}`, (draft) => {
-        draft.classes[RCX] = draft.classes[RDX] = draft.random.oneIn(2) ? RegisterClass.edge : RegisterClass.small;
-        const [l, r] = draft.random.oneIn(2) ? ([rcx, rdx] as const) : ([GPR32[RCX] ?? eax, GPR32[RDX] ?? eax] as const);
-        draft.a.cmp(l, r)[mnemonic]("over").mov(eax, 1).label("over");
-      }),
-      directed(`test; ${mnemonic}`, (draft) => {
-        draft.classes[RCX] = RegisterClass.edge;
-        draft.flagMask &= ~undefinedFlags("test", 64, null);
-        draft.a
-          .test(rcx, draft.random.oneIn(2) ? rcx : rdx)
-          [mnemonic]("over")
-          .mov(eax, 1)
-          .label("over");
-      }),
-    ];
-  });
-  const counted = (["loop", "loope", "loopne"] as const).map((mnemonic) =>
-    directed(`${mnemonic} over an addition`, (draft) => {
-      draft.a
-        .mov(rcx, 1 + draft.random.below(9))
-        .label("again")
-        .add(rdx, 0x1111111111 & 0x7fffffff)
-        .xor(rax, rdx)
-        [mnemonic]("again");
-      draft.flagMask &= ~undefinedFlags("xor", 64, null);
-    }),
-  );
-  return [
-    ...conditional,
-    ...counted,
-    directed("jrcxz", (draft) => {
-      draft.classes[RCX] = draft.random.oneIn(2) ? RegisterClass.edge : RegisterClass.small;
-      draft.a.jrcxz("over").mov(eax, 1).label("over");
-    }),
-    ...[0xe2, 0xe1, 0xe0].map((opcode) =>
-      directed(`67 loop, opcode ${opcode.toString(16)}, counts in ECX`, (draft) => {
-        draft.classes[RCX] = draft.random.oneIn(2) ? RegisterClass.edge : RegisterClass.repeat;
-        draft.a.db(0x67, opcode, 5).mov(eax, 1);
-      }),
-    ),
-    directed("jecxz looks at 32 bits", (draft) => {
-      draft.classes[RCX] = RegisterClass.edge;
-      draft.a.db(0x67, 0xe3, 5).mov(eax, 1);
-    }),
-    directed("jmp rel32 and rel8", ({ a }) => a.db(0xe9, 5, 0, 0, 0).mov(eax, 1).db(0xeb, 5).mov(eax, 2)),
-    directed("dec; jnz", ({ a, random }) =>
-      a
-        .mov(rcx, 1 + random.below(20))
-        .label("again")
-        .adc(rax, rdx)
-        .dec(rcx)
-        .jnz("again"),
-    ),
-  ];
-}
-
 function exchangeCases(): Directed[] {
   const widths = [GPR32, GPR64] as const;
   return [
@@ -354,14 +231,19 @@ function encodingCases(): Directed[] {
     raw("xchg eax, eax is NOP, not a zero extension", 0x90),
     raw("xchg eax, r8d is no NOP", 0x41, 0x90),
     raw("mov eax, eax clears the upper half", 0x89, 0xc0),
-    raw("second form of test, F6 /1", 0xf6, 0xc9, 0x81),
-    raw("second form of shl, D0 /6", 0xd0, 0xf1),
+    directed("second form of test, F6 /1", (draft) => {
+      draft.flagMask &= ~undefinedFlags("test", 8, null);
+      draft.a.db(0xf6, 0xc9, 0x81);
+    }),
+    directed("second form of shl, D0 /6", (draft) => {
+      draft.flagMask &= ~undefinedFlags("shl", 8, 1);
+      draft.a.db(0xd0, 0xf1);
+    }),
     raw("rdgsbase", 0xf3, 0x48, 0x0f, 0xae, 0xc8),
     pointer("cs: ds: es: ss: prefixes do nothing", 0x2e, 0x8b, 0x07, 0x3e, 0x8b, 0x0f, 0x26, 0x8b, 0x17, 0x36, 0x8b, 0x1f),
     pointer("67: 32-bit address", 0x67, 0x8b, 0x07),
     pointer("disp32 where disp8 would do", 0x8b, 0x87, 0x10, 0, 0, 0),
     pointer("SIB without an index", 0x8b, 0x04, 0x27),
-    pointer("crc32 eax, byte [rdi]", 0xf2, 0x0f, 0x38, 0xf0, 0x07),
     directed("mov al, moffs", ({ a }) => a.db(0xa0).dq(HOT_MIDDLE + 3)),
     directed("mov rax, moffs", ({ a }) => a.db(0x48, 0xa1).dq(HOT_MIDDLE - 3)),
     directed("mov moffs, eax", ({ a }) => a.db(0xa3).dq(HOT_MIDDLE + 5)),

@@ -65,6 +65,12 @@ function runAll(program: string, cases: readonly Case[]): NativeRun {
 }
 
 const PAGE_FAULT = 14;
+const ERROR_CODE_PRESENT = 1;
+
+/** In the kernel half the P bit of the error code tells what the kernel there has mapped: that is not part of a case. */
+function comparableErrorCode(outcome: number, errorCode: number, cr2: number): number {
+  return outcome === PAGE_FAULT && cr2 < 0 ? errorCode & ~ERROR_CODE_PRESENT : errorCode;
+}
 
 function readResult(reader: ByteReader, c: Case): Result {
   const outcome = reader.u8();
@@ -83,7 +89,7 @@ function readResult(reader: ByteReader, c: Case): Result {
   return {
     outcome,
     ripOffset: rip === 0 ? 0 : rip - start,
-    errorCode,
+    errorCode: comparableErrorCode(outcome, errorCode, cr2),
     cr2: outcome === PAGE_FAULT ? cr2 : 0,
     registers,
     flags,

@@ -2,7 +2,8 @@
 // (a warning) fails.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { MACHINES, type MachineName, runKernel, type TraceRecord } from "../../../test/kernel-machines.ts";
+import type { TraceRecord } from "../../../test/in-kernel.ts";
+import { MACHINES, type MachineName, runKernel } from "../../../test/kernel-machines.ts";
 import { buildKernelImage } from "../boot/kernel-image.ts";
 import { EXIT_PAGE_FAULT, TRACE_ASI_EXIT, TRACE_WARN, WARNINGS } from "../trace.ts";
 import { type KunitCase, kunitCases, kunitIrqWork, kunitNmi } from "./kunit.ts";

@@ -1,7 +1,8 @@
 // The kernel from its first instruction to its idle tasks, and the processes that it starts, on every machine.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { MACHINES, runKernel, type TraceRecord } from "../../../test/kernel-machines.ts";
+import type { TraceRecord } from "../../../test/in-kernel.ts";
+import { MACHINES, runKernel } from "../../../test/kernel-machines.ts";
 import { EFAULT, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE, SYS } from "../../abi/index.ts";
 import {
   type KernelImage,

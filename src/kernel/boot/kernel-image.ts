@@ -1,5 +1,5 @@
 // The kernel as a machine takes it: text, traps, handlers, stubs, puppets.
-import type { KernelImage, PhysAddr, Puppet, Stub } from "../../hardware/index.ts";
+import { assert, type KernelImage, type PhysAddr, type Puppet, type Stub } from "../../hardware/index.ts";
 import type { ProcessConfig } from "../linux/process.ts";
 import { KERNEL_TEXT_BASE, KERNEL_TEXT_PHYSICAL } from "../static-data.ts";
 import { STARTUP_SYMBOL } from "./boot-stubs.ts";
@@ -23,6 +23,7 @@ export interface KernelConfig {
 
 /** Builds the image for a configuration. The command line is not part of it: firmware gives it to the kernel. */
 export function buildKernelImage(config: KernelConfig): KernelImage {
+  for (const { name, puppet } of config.processes) assert(config.puppets.has(puppet), () => `process ${name}: no puppet ${puppet}`);
   const { bytes, symbols, traps } = kernelText();
   const { stubs, handlers } = kernelCode(() => startKernel(config), startSecondary, config.hooks ?? {});
   return {

@@ -76,13 +76,16 @@ function build(stubs: readonly StubProgram[]): KernelText {
   };
 }
 
-/** Dropped at will: the same program gives the same text. */
-let cache: KernelText | undefined;
-
-export function kernelText(): KernelText {
-  cache ??= build(kernelStubs());
-  return cache;
+/** A constant that is computed when it is first asked for: no state, the same program gives the same text. */
+function computedOnce<T>(compute: () => T): () => T {
+  let value: T | undefined;
+  return () => {
+    value ??= compute();
+    return value;
+  };
 }
+
+export const kernelText: () => KernelText = computedOnce(() => build(kernelStubs()));
 
 /** Address of a symbol of kernel text. */
 export function symbolAddress(symbol: string): VirtAddr {

@@ -2,6 +2,8 @@
 // TypeScript function that handles it. No register but RSP is live across a trap, so a task switch inside is just another RSP.
 import {
   type Assembler,
+  assemble,
+  assembler,
   at,
   byte,
   eax,
@@ -53,11 +55,24 @@ const scratchRsp = perCpu("entry_scratch_rsp", virtual);
 const RESTORE_ORDER = [r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi];
 const CLEARED = [eax, ecx, edx, ebx, ebp, esi, edi, r8d, r9d, r10d, r11d, r12d, r13d, r14d, r15d];
 
+/** Code that is the same wherever it lies, encoded when it is first wanted: every entry begins with the same thirty instructions. */
+function encodedOnce(emit: (a: Assembler) => void): (a: Assembler) => void {
+  let bytes: Uint8Array | undefined;
+  return (a) => {
+    if (bytes === undefined) {
+      const alone = assembler();
+      emit(alone);
+      bytes = assemble(alone.program(), { origin: 0 }).bytes;
+    }
+    a.bytes(bytes);
+  };
+}
+
 /** Saves and clears the general registers: values of the interrupted context must not steer speculation (PUSH_AND_CLEAR_REGS). */
-function pushAndClearRegisters(a: Assembler): void {
+const pushAndClearRegisters = encodedOnce((a) => {
   for (const register of [...RESTORE_ORDER].reverse()) a.push(register);
   for (const register of CLEARED) a.xor(register, register);
-}
+});
 
 function popRegisters(a: Assembler): void {
   for (const register of RESTORE_ORDER) a.pop(register);

@@ -13,7 +13,7 @@ export function excNmi(handler: (() => void) | undefined): () => void {
     const regs = PtRegs.at(ptr<"pt_regs">(cpu.stackPointer()));
     // A page fault in here must not change what a page fault that was interrupted before it read CR2 will find there.
     const cr2 = cpu.readCr2();
-    trace(TRACE_NMI, userMode(regs) ? 1 : 0, asiEnabled() ? asiIntrNestDepth() : 0);
+    trace(TRACE_NMI, userMode(regs) ? 1 : 0, asiEnabled() ? asiIntrNestDepth() : 0, regs.rip);
     handler?.();
     if (cpu.readCr2() !== cr2) cpu.writeCr2(cr2);
     asiIntrExit();

@@ -35,8 +35,9 @@ export function kvmArchVcpuLoad(vcpu: Ptr<"kvm_vcpu">): 0 | Errno {
     kvmMakeRequest(KVM_REQ_TLB_FLUSH, vcpu);
   }
   view.cpu = cpu.id;
-  // Ground truth: guest code on this CPU is this VM's.
-  if (cpu.isLive) cpu.observer.context(cpu.id, OWNER_GUEST, owner(OWNER_GUEST, Kvm.at(view.kvm).label, true));
+  // Ground truth: guest code on this CPU is this VM's. The label is read whether somebody listens or not: reads are steps.
+  const { label } = Kvm.at(view.kvm);
+  if (cpu.isLive) cpu.observer.context(cpu.id, OWNER_GUEST, owner(OWNER_GUEST, label, true));
   return 0;
 }
 

@@ -24,6 +24,7 @@ import { va } from "../mm/layout.ts";
 import { mmAlloc, mmput } from "../mm/mm.ts";
 import type { MmPtr } from "../mm/mm-struct.ts";
 import { doMmap } from "../mm/mmap.ts";
+import { onlineCpus } from "../mm/percpu.ts";
 import { getUserPage } from "../mm/user-memory.ts";
 import { activateOn } from "../sched/schedule.ts";
 import { createUserTask } from "../sched/task.ts";
@@ -124,6 +125,7 @@ export function startProcess(process: ProcessConfig): 0 | Errno {
     task.files.set(fd, file);
   }
   const home = process.cpu ?? 0;
+  assert((onlineCpus() & (1 << home)) !== 0, () => `${process.name} wants CPU ${home}, which is not there`);
   task.cpusAllowed = 1 << home;
   const text = getUserPage(mm, virtAddr(PUPPET_TEXT + PUPPET_TRAP_OFFSET), false);
   assert(!isErr(text), () => `no text page of ${process.name}`);

@@ -110,7 +110,8 @@ function sysSchedSetaffinity(pid: number, bytes: number, mask: number): number {
   if (pid !== 0 && pid !== currentPid()) return EINVAL;
   const from = userAddress(mask);
   if (isErr(from) || bytes < 4) return isErr(from) ? from : EINVAL;
-  return kernelBuffer(4, (buffer) => (copyFromUser(buffer, from, 4) !== 0 ? EFAULT : schedSetaffinity(cpu.load(buffer, 4))));
+  const wanted = kernelBuffer(4, (buffer) => (copyFromUser(buffer, from, 4) !== 0 ? EFAULT : cpu.load(buffer, 4)));
+  return isErr(wanted) ? wanted : schedSetaffinity(wanted);
 }
 
 /** Kernel: sys_call_table. */

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { withMm } from "../../../test/mm-fixture.ts";
 import { addVirt, CR4_PCIDE, cpu, type PhysAddr, PTE_NX_HIGH, PTE_WRITE, type VirtAddr } from "../../hardware/index.ts";
 import { KERNEL_DATA_BASE, KERNEL_DATA_BYTES, KERNEL_TEXT_BASE } from "../static-data.ts";
 import { KERNEL_TEXT_BYTES } from "./boot-memory.ts";
 import { GFP_HIGHUSER_MOVABLE } from "./gfp.ts";
 import { pa, VMEMMAP_START, va } from "./layout.ts";
-import { withMm } from "./mm-fixture.ts";
 import { initMm, Mm } from "./mm-struct.ts";
 import { allocPages } from "./page-alloc.ts";
 import { pageToPfn } from "./page-struct.ts";

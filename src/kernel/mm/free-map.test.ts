@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { randomIntegers } from "../../../test/mm-fixture.ts";
 import { addVirt } from "../../hardware/index.ts";
 import { withBareCpu } from "../../residue/index.ts";
 import { clearBlockFree, freeMapLayout, isBlockFree, lowestFreeBlock, setBlockFree } from "./free-map.ts";
 import { PAGE_OFFSET } from "./layout.ts";
-import { randomIntegers } from "./mm-fixture.ts";
 
 const MAPS = addVirt(PAGE_OFFSET, 0x2400000);
 

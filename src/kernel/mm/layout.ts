@@ -36,11 +36,6 @@ export function pa(address: VirtAddr): PhysAddr {
   return (address - PAGE_OFFSET) as PhysAddr;
 }
 
-/** Kernel: `is_vmalloc_addr()`. */
-export function isVmallocAddr(address: VirtAddr): boolean {
-  return address >= VMALLOC_START && address < VMALLOC_END;
-}
-
 /** True when `[address, address + bytes)` lies in the user half (kernel: `access_ok()`). */
 export function accessOk(address: number, bytes: number): boolean {
   return address >= 0 && bytes >= 0 && address + bytes <= TASK_SIZE_MAX;

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { withMm } from "../../../test/mm-fixture.ts";
 import { EFAULT, EINVAL, ENOMEM, isErr, MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE } from "../../abi/index.ts";
 import {
   addVirt,
@@ -15,7 +16,6 @@ import {
 import { GFP_KERNEL } from "./gfp.ts";
 import { MMAP_BASE, va } from "./layout.ts";
 import { mmAlloc, mmput } from "./mm.ts";
-import { withMm } from "./mm-fixture.ts";
 import { Mm, type MmPtr, VmArea } from "./mm-struct.ts";
 import { doMmap, doMunmap } from "./mmap.ts";
 import { nrFreePages } from "./page-alloc.ts";

@@ -13,7 +13,7 @@ import { putPage } from "./page-alloc.ts";
 import { type PagePtr, physToPage } from "./page-struct.ts";
 import { clearEntry, frameOf, isPresent, lookupAddress } from "./page-table.ts";
 import { kfree, kmalloc } from "./slab.ts";
-import { flushTlbMmRange } from "./tlb.ts";
+import { flushTlbMm, flushTlbMmRange } from "./tlb.ts";
 
 /** The first area that ends above `address`, or NULL (kernel: `find_vma()`). Under the lock. */
 export function findVma(mm: MmPtr, address: VirtAddr): VmaPtr {
@@ -103,7 +103,7 @@ export function unmapAll(mm: MmPtr): void {
     pages.push(...unmapRange(mm, start, end));
   }
   kvmMmuNotifierInvalidateRange(mm, NULL, TASK_SIZE_MAX);
-  flushTlbMmRange(mm, NULL, 2 ** 48);
+  flushTlbMm(mm);
   for (const page of pages) putPage(page);
   freePageTables(mm);
   for (let vma = Mm.at(mm).mmap; vma !== NULL; vma = Mm.at(mm).mmap) {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { randomIntegers, withMm } from "../../../test/mm-fixture.ts";
 import {
   addVirt,
   cpu,
@@ -17,7 +18,6 @@ import { ASI_GLOBAL_NONSENSITIVE } from "../asi/asi-state.ts";
 import { Asi } from "../asi/asi-struct.ts";
 import { asyncFreePending } from "./async-free.ts";
 import { __GFP_SENSITIVE, GFP_HIGHUSER_MOVABLE, GFP_KERNEL } from "./gfp.ts";
-import { randomIntegers, withMm } from "./mm-fixture.ts";
 import { allocPages, asiAsyncFreeWork, freePages, getPage, nrFreePages, putPage } from "./page-alloc.ts";
 import { orderPages, type PagePtr, pageAddress, pageToPfn } from "./page-struct.ts";
 

@@ -36,7 +36,7 @@ import {
   setBlockFree,
 } from "./free-map.ts";
 import { __GFP_COMP, __GFP_SENSITIVE, type Gfp, gfpflagsAllowBlocking } from "./gfp.ts";
-import { VMEMMAP_START, va } from "./layout.ts";
+import { VMEMMAP_START } from "./layout.ts";
 import { memblockFreeRanges } from "./memblock.ts";
 import {
   orderPages,
@@ -101,7 +101,7 @@ export function nrFreePages(): number {
 }
 
 /**
- * Allocates 2^order zeroed frames at the lowest address there is (kernel: `alloc_pages()`). With __GFP_SENSITIVE they stay out of the
+ * Allocates 2^order zeroed frames, the lowest block of the smallest order that has one (kernel: `alloc_pages()`). With __GFP_SENSITIVE they stay out of the
  * restricted address spaces. Blocking flags: interrupts on, no spinlock held. @returns NULL when there is no memory.
  */
 export function allocPages(gfp: Gfp, order: number): PagePtr {
@@ -256,14 +256,4 @@ function takeBlock(order: number): number {
 function labelFrames(pfn: number, order: number, label: Owner): void {
   if (!cpu.isLive) return;
   for (let i = 0; i < orderPages(order); i++) cpu.observer.frameOwner((pfn + i) as Pfn, label);
-}
-
-/** True when the page's direct-map alias is in the restricted address spaces. For tests and reports. */
-export function isGlobalNonsensitive(page: PagePtr): boolean {
-  return (Page.at(page).flags & PG_GLOBAL_NONSENSITIVE) !== 0;
-}
-
-/** Direct-map address of frame `pfn`. */
-export function pfnToVirt(pfn: Pfn): VirtAddr {
-  return va((pfn * PAGE_SIZE) as never);
 }

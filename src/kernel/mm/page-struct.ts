@@ -16,8 +16,6 @@ import {
 } from "../../hardware/index.ts";
 import { pa, VMEMMAP_START, va } from "./layout.ts";
 
-/** First frame of a free block (kernel: PageBuddy()). */
-export const PG_BUDDY = 1 << 0;
 export const PG_SLAB = 1 << 1;
 /** Head of a compound page: its tails point to it. */
 export const PG_HEAD = 1 << 2;
@@ -25,8 +23,6 @@ export const PG_HEAD = 1 << 2;
 export const PG_SENSITIVE = 1 << 3;
 /** Its direct-map alias is in the global nonsensitive tables (kernel: PG_global_nonsensitive). */
 export const PG_GLOBAL_NONSENSITIVE = 1 << 4;
-/** A page table. */
-export const PG_TABLE = 1 << 5;
 
 /** Kernel: struct page. */
 export const Page = struct("page", {

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { randomIntegers, withMm } from "../../../test/mm-fixture.ts";
 import { addVirt, cpu, type VirtAddr } from "../../hardware/index.ts";
 import { GFP_KERNEL } from "./gfp.ts";
-import { randomIntegers, withMm } from "./mm-fixture.ts";
 import { nrFreePages } from "./page-alloc.ts";
 import { kfree, kmalloc, kmemCacheAlloc, kmemCacheCreate, kmemCacheDestroy } from "./slab.ts";
 

@@ -114,18 +114,13 @@ export function kfree(object: VirtAddr): void {
   freeObject(page, object);
 }
 
-/** Kernel: `kmem_cache_alloc()`. The object is zero. */
+/** Kernel: `kmem_cache_alloc()`. The object is zero; kfree() gives it back. */
 export function kmemCacheAlloc(cache: KmemCachePtr, gfp: Gfp): VirtAddr {
   const view = KmemCache.at(cache);
   const flags = spinLockIrqsave(view.lock);
   const object = takeObject(view);
   spinUnlockIrqrestore(view.lock, flags);
   return object === NULL ? allocFromNewSlab(cache, gfp) : object;
-}
-
-/** Kernel: `kmem_cache_free()`. */
-export function kmemCacheFree(object: VirtAddr): void {
-  kfree(object);
 }
 
 /** The lowest free slot of the cache, or NULL. Under its lock. */

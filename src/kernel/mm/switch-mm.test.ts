@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { withMm } from "../../../test/mm-fixture.ts";
 import { cpu, cr3Pcid, cr3Root, NULL, type PhysAddr, PTE_PRESENT, PTE_USER, PTE_WRITE, type VirtAddr } from "../../hardware/index.ts";
 import { currAsi } from "../asi/asi-state.ts";
 import { ASI_CLASS_KVM, ASI_CLASS_USERSPACE, Asi } from "../asi/asi-struct.ts";
@@ -7,7 +8,6 @@ import { asiPcid, buildCr3, getCurrentCr3Fast, kernPcid } from "./cr3.ts";
 import { GFP_KERNEL } from "./gfp.ts";
 import { allocKernelTable, freeTable } from "./kernel-map.ts";
 import { mmAlloc } from "./mm.ts";
-import { withMm } from "./mm-fixture.ts";
 import { initMm, Mm, type MmPtr } from "./mm-struct.ts";
 import { allocPages } from "./page-alloc.ts";
 import { pageAddress, pageToPhys } from "./page-struct.ts";

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { withMm } from "../../../test/mm-fixture.ts";
 import { addVirt, cpu, NULL, PER_CPU_STATIC_BYTES, type VirtAddr } from "../../hardware/index.ts";
 import { isMappedIn } from "../asi/asi-map.ts";
 import { ASI_GLOBAL_NONSENSITIVE } from "../asi/asi-state.ts";
 import { Asi } from "../asi/asi-struct.ts";
 import { GFP_USER } from "./gfp.ts";
 import { VMALLOC_START } from "./layout.ts";
-import { withMm } from "./mm-fixture.ts";
 import { initMm, Mm } from "./mm-struct.ts";
 import { allocPages, nrFreePages } from "./page-alloc.ts";
 import { pageAddress, physToPage } from "./page-struct.ts";

@@ -4,8 +4,20 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { KVM_HC_CORDON_TABLE } from "../../abi/index.ts";
-import { assert, type CpuModel, cpuId, cr3Root, hasBug, hex, type PhysAddr, physAddr, type VirtAddr } from "../../hardware/index.ts";
 import {
+  assert,
+  type CpuModel,
+  cpuId,
+  cr3Root,
+  EXIT_REASON,
+  hasBug,
+  hex,
+  type PhysAddr,
+  physAddr,
+  type VirtAddr,
+} from "../../hardware/index.ts";
+import {
+  EXIT_CONTEXT_SWITCH,
   FLUSH_CONTROL,
   FLUSH_DATA,
   hcTable,
@@ -13,8 +25,10 @@ import {
   IRQ_WORK_VECTOR,
   type Preset,
   type ProcessConfig,
+  TRACE_ASI_EXIT,
   TRACE_SYSCALL,
   TRACE_VM_ENTRY,
+  TRACE_VM_EXIT,
   va,
 } from "../../kernel/index.ts";
 import { peekTranslate } from "../../machine/index.ts";
@@ -56,11 +70,16 @@ export interface AttackResult {
   /** Transitions into and out of the restricted address space. */
   readonly enters: number;
   readonly exits: number;
-  readonly vmExits: number;
   readonly cycles: number;
-  /** VM entries, and at how many of them a line of the secret was in this core's L1D. */
-  readonly vmEntries: number;
-  readonly entriesWithSecretInL1d: number;
+  /** VM exits, and at how many of them the secret's line was in this core's L1D: it was there when the guest ran. */
+  readonly vmExits: number;
+  readonly exitsWithSecretInL1d: number;
+  /**
+   * Hypercalls of the attacker, and how many of them left the restricted address space before the guest ran again: not counting that the
+   * scheduler gave the CPU away after the hypercall was handled.
+   */
+  readonly hypercalls: number;
+  readonly hypercallsThatExited: number;
   /** Whether the secret's direct-map address was mapped in the address space in which the host handled the attacker's exits. */
   readonly isSecretMapped: boolean;
   /** The attacker's last line. */
@@ -71,7 +90,6 @@ export const SECRET_BYTES = 32;
 /** The attacks' guests want room for eviction sets. */
 const GUEST_MEMORY_BYTES = 16 * 2 ** 20;
 const BOOT_CPU = cpuId(0);
-const VICTIM_PID = 1;
 const ATTACKER_PID = 2;
 /** Longer than any command line of an attack, which is padded to it: the layout of host memory must not depend on it. */
 const COMMAND_LINE_BYTES = 256;
@@ -129,9 +147,8 @@ function reconnoitre(options: AttackOptions, secret: Uint8Array, content: Uint8A
   const control = makeControl(options.control, undefined, content);
   const simulation = simulate(options, secret, "", control, {
     gear: "architectural",
-    watch: (event, _number, pid) => {
-      if (!isVictimsCall(event, pid) || found !== undefined) return;
-      const at = peek(simulation, VICTIM_SECRET);
+    watch: (event) => {
+      const at = event === TRACE_SYSCALL && found === undefined ? peek(simulation, VICTIM_SECRET) : undefined;
       if (at === undefined) return;
       found = physAddr(at);
       simulation.machine.stop({ kind: "limit" });
@@ -142,11 +159,7 @@ function reconnoitre(options: AttackOptions, secret: Uint8Array, content: Uint8A
   return { secret: found, target: control.target?.() ?? found };
 }
 
-function isVictimsCall(event: number, pid: number): boolean {
-  return event === TRACE_SYSCALL && pid === VICTIM_PID;
-}
-
-/** Translates in the address space that the CPU is in. */
+/** Translates in the address space that the CPU is in: the victim's, while it makes a system call after it has used its secret. */
 function peek(simulation: Simulation, address: number): number | undefined {
   return peekTranslate(simulation.machine.memory, cr3Root(simulation.machine.peekCr3(BOOT_CPU)), address);
 }
@@ -169,22 +182,32 @@ export function runAttack(options: AttackOptions): AttackResult {
   const expected = target === places.secret ? secret : otherContent;
   const control = makeControl(options.control, places.secret, otherContent);
   let console = "";
-  let entries = 0;
-  let hotEntries = 0;
+  let exits = 0;
+  let hotExits = 0;
   let isMapped = false;
+  let hypercalls = 0;
+  let hypercallsThatExited = 0;
+  let isInHypercall = false;
   let isInterruptDue = control.wantsInterrupt;
   const simulation = simulate(options, secret, attackerCommandLine(options.attack, target, va(target)), control, {
     console: (byte) => {
       console += String.fromCharCode(byte);
     },
-    watch: (event, _a, pid) => {
-      if (isInterruptDue && isVictimsCall(event, pid) && peek(simulation, VICTIM_SECRET) !== undefined) {
+    watch: (event, reason) => {
+      if (event === TRACE_VM_ENTRY) isInHypercall = false;
+      else if (event === TRACE_ASI_EXIT && isInHypercall && reason !== EXIT_CONTEXT_SWITCH) {
+        isInHypercall = false;
+        hypercallsThatExited++;
+      }
+      if (isInterruptDue && event === TRACE_SYSCALL && peek(simulation, VICTIM_SECRET) !== undefined) {
         isInterruptDue = false;
         simulation.machine.sendInterrupt({ id: 0, now: simulation.machine.now }, 0, IRQ_WORK_VECTOR, false);
       }
-      if (event !== TRACE_VM_ENTRY) return;
-      entries++;
-      if (simulation.machine.isInL1d(BOOT_CPU, target)) hotEntries++;
+      if (event !== TRACE_VM_EXIT) return;
+      exits++;
+      isInHypercall = reason === EXIT_REASON.VMCALL;
+      if (isInHypercall) hypercalls++;
+      if (simulation.machine.isInL1d(BOOT_CPU, target)) hotExits++;
       if (peek(simulation, va(target)) !== undefined) isMapped = true;
     },
   });
@@ -199,15 +222,16 @@ export function runAttack(options: AttackOptions): AttackResult {
     control: options.control,
     recovered,
     length: SECRET_BYTES,
-    stoppedBy: judge(options, recovered, isMapped, hotEntries),
+    stoppedBy: judge(options, recovered, isMapped, hotExits),
     dataFlushes: simulation.ledger.flushCount(FLUSH_DATA),
     controlFlushes: simulation.ledger.flushCount(FLUSH_CONTROL),
     enters: ledger.enters.switched,
     exits: simulation.ledger.exitCount,
-    vmExits: ledger.vmExits.reduce((sum, row) => sum + row.count, 0),
     cycles: simulation.machine.now,
-    vmEntries: entries,
-    entriesWithSecretInL1d: hotEntries,
+    vmExits: exits,
+    exitsWithSecretInL1d: hotExits,
+    hypercalls,
+    hypercallsThatExited,
     isSecretMapped: isMapped,
     report,
   };
@@ -224,11 +248,11 @@ function rightBytes(report: string, expected: Uint8Array): number {
  * What stopped an attack, from what the machine really held, not from the kernel's own account: L1TF needs a line of the secret in L1D
  * when the guest runs, Spectre v1 needs the secret mapped where the host handles the guest's exits.
  */
-function judge(options: AttackOptions, recovered: number, isMapped: boolean, hotEntries: number): Defence {
+function judge(options: AttackOptions, recovered: number, isMapped: boolean, hotExits: number): Defence {
   if (recovered === SECRET_BYTES) return "nothing";
   if (options.attack === "l1tf") {
     if (!hasBug(options.model, "L1TF")) return "CPU not affected";
-    return hotEntries === 0 ? "flushed" : "nothing";
+    return hotExits === 0 ? "flushed" : "nothing";
   }
   return isMapped ? "nothing" : "not mapped";
 }

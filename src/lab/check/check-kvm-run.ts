@@ -1,11 +1,36 @@
 // Explores one KVM_RUN: the kernel boots on the abstract machine, a monitor makes a VM, and then its KVM_RUN is run again and again from
 // the same snapshot, each time with an NMI or an interrupt (whose handler touches sensitive memory, or not) delivered before another of
 // its steps, for every way in which the guest may leave. The properties are judged at every step of every run.
-import { assert, type CpuModel, cpu, EPT_VIOLATION_ACC_READ, EPT_VIOLATION_GVA_IS_VALID, fail, isSensitiveOwner, PAGE_SIZE, PUPPET_SYSCALL_OFFSET, PUPPET_TEXT, silentObserver, type VirtAddr } from "../../hardware/index.ts";
+
 import { KVM_RUN, SYS } from "../../abi/index.ts";
+import {
+  assert,
+  type CpuModel,
+  cpu,
+  EPT_VIOLATION_ACC_READ,
+  EPT_VIOLATION_GVA_IS_VALID,
+  fail,
+  InvariantError,
+  isSensitiveOwner,
+  type Owner,
+  PAGE_SIZE,
+  PUPPET_SYSCALL_OFFSET,
+  PUPPET_TEXT,
+  silentObserver,
+  type VirtAddr,
+} from "../../hardware/index.ts";
 import { buildKernelImage, IRQ_WORK_VECTOR, type Preset, TRACE_IRQ, TRACE_NMI, TRACE_WARN, WARNINGS } from "../../kernel/index.ts";
-import { eptViolationExit, type GuestExit, hltExit, type MachineSnapshot, outExit, type ResidueCpu, ResidueMachine, vmcallExit } from "../../residue/index.ts";
-import type { PropertyName, Violation } from "../properties/index.ts";
+import {
+  eptViolationExit,
+  type GuestExit,
+  hltExit,
+  type MachineSnapshot,
+  outExit,
+  type ResidueCpu,
+  ResidueMachine,
+  vmcallExit,
+} from "../../residue/index.ts";
+import { describeViolation, type PropertyName, type Violation } from "../properties/index.ts";
 import { bystanderPuppet, monitorPuppet } from "./check-puppets.ts";
 import { type CheckedObserver, checkedObserver, ResidueCheck } from "./residue-truth.ts";
 
@@ -13,8 +38,8 @@ import { type CheckedObserver, checkedObserver, ResidueCheck } from "./residue-t
 export const GUEST_CHOICES = ["HLT", "VMCALL", "IO", "EPT violation", "external interrupt", "NMI"] as const;
 export type GuestChoice = (typeof GUEST_CHOICES)[number];
 
-/** What is delivered before a step. `sensitive`: the handler reads memory that is not mapped in restricted address spaces. */
-export const INJECTIONS = ["NMI", "NMI, sensitive", "interrupt", "interrupt, sensitive"] as const;
+/** What is delivered before a step; the end of the time slice makes the CPU another process's for a while. `sensitive`: the handler reads memory that is not mapped in restricted address spaces. */
+export const INJECTIONS = ["NMI", "NMI, sensitive", "interrupt", "interrupt, sensitive", "end of the time slice"] as const;
 export type Injection = (typeof INJECTIONS)[number];
 
 export interface CheckConfig {
@@ -25,8 +50,12 @@ export interface CheckConfig {
   readonly injections?: readonly Injection[];
   /** Properties to judge; all when left out. */
   readonly properties?: ReadonlySet<PropertyName>;
+  /** What the handlers of injected NMIs and interrupts do besides: for tests of the properties, which break something on purpose. */
+  readonly handler?: () => void;
   /** Inject at every `stride`-th step; 1 when left out. */
   readonly stride?: number;
+  /** After each injection also a second one, an NMI, before each further step that the first one's handler added. */
+  readonly isPaired?: boolean;
 }
 
 export interface CheckReport {
@@ -52,6 +81,8 @@ export interface FoundViolation {
   readonly injection: Injection | "none";
   /** Step of the event before which the injection was made, -1 for none. */
   readonly at: number;
+  /** Step before which a second injection was made, an NMI; -1 for none. */
+  readonly second: number;
   readonly violation: Violation;
 }
 
@@ -62,8 +93,8 @@ const MEMORY_BYTES = 48 * 1024 * 1024;
 const DIRECT_MAP = -0x778000000000;
 const SETUP_TURNS = 20_000;
 const EVENT_TURNS = 200;
-/** KVM_RUNs before the one that is explored: the first launches the VMCS, makes pages present, and so on. */
-const WARM_UP_RUNS = 2;
+/** KVM_RUNs (of both monitors) before the one that is explored: the first launches the VMCS, makes pages present, and so on. */
+const WARM_UP_RUNS = 4;
 
 /** A booted system about to execute the KVM_RUN that is explored. */
 export class KvmRunFixture {
@@ -78,16 +109,20 @@ export class KvmRunFixture {
   private isSensitive = false;
   private choice: GuestChoice = "HLT";
   private entries = 0;
-  private secret = 0 as VirtAddr;
+  /** A sensitive page of another process, by its address in the direct map. */
+  secret = 0 as VirtAddr;
+  private readonly monitor: Owner;
 
   constructor(config: CheckConfig) {
     const touch = (): void => {
       if (this.isSensitive) cpu.load(this.secret, 4);
+      config.handler?.();
     };
     const image = buildKernelImage({
       preset: config.preset,
       processes: [
         { name: "monitor", puppet: "monitor" },
+        { name: "other monitor", puppet: "monitor" },
         { name: "bystander", puppet: "bystander" },
       ],
       puppets: new Map([
@@ -121,6 +156,7 @@ export class KvmRunFixture {
     };
     this.reachKvmRun();
     this.secret = this.findSecret();
+    this.monitor = this.cpu.userLabel;
     this.machine.memory.startTracking();
     this.snapshot = this.machine.save();
   }
@@ -139,11 +175,19 @@ export class KvmRunFixture {
     this.entries = 0;
     let step = 0;
     check.onStep = () => beforeStep(step++);
-    // The system call instruction, then the kernel until it is back in user mode: of the monitor, or of whoever came instead.
+    // The system call instruction, then the kernel until the monitor is back in user mode.
     machine.cpu(0).turn();
-    const status = machine.run(() => this.cpu.state.activity === "user", EVENT_TURNS);
+    const status = machine.run(() => this.cpu.state.activity === "user" && this.cpu.userLabel === this.monitor, EVENT_TURNS);
     check.onStep = undefined;
     assert(status === "done", () => `KVM_RUN did not come back: ${status}`);
+  }
+
+  /** Makes an interrupt or NMI pending now. */
+  inject(injection: Injection): void {
+    const target = this.cpu;
+    if (injection.startsWith("NMI")) target.raiseNmi();
+    else if (injection === "end of the time slice") target.skipToTimer();
+    else target.raise(IRQ_WORK_VECTOR);
   }
 
   /** Walks the restricted tables as they are now (S5). */
@@ -191,12 +235,16 @@ export class KvmRunFixture {
       return runs >= WARM_UP_RUNS && this.isAtKvmRun();
     };
     const status = this.machine.run(isDone, SETUP_TURNS);
-    assert(status === "done", () => `the monitor never came to its KVM_RUN: ${status}`);
+    const first = this.check.checker.violations.at(0);
+    const why = first === undefined ? status : describeViolation(first);
+    assert(status === "done", () => `the monitor never came to its KVM_RUN: ${why}`);
   }
 
   private isAtKvmRun(): boolean {
     const { state } = this.cpu;
-    return state.activity === "user" && state.rip === PUPPET_SYSCALL && state.register(RAX) === SYS.ioctl && state.register(RSI) === KVM_RUN;
+    return (
+      state.activity === "user" && state.rip === PUPPET_SYSCALL && state.register(RAX) === SYS.ioctl && state.register(RSI) === KVM_RUN
+    );
   }
 
   /** A page of sensitive data, by its address in the direct map: the bystander's. */
@@ -220,36 +268,55 @@ export function checkKvmRun(config: CheckConfig): CheckReport {
   let injections = 0;
   let judged = 0;
 
-  const collect = (choice: GuestChoice, injection: Injection | "none", at: number): void => {
-    for (const violation of checker.violations) {
-      violationCounts.set(violation.property, (violationCounts.get(violation.property) ?? 0) + 1);
-      const isKnown = found.some((f) => f.choice === choice && f.injection === injection && f.violation.property === violation.property);
-      if (!isKnown) found.push({ choice, injection, at, violation });
+  // A kernel that stops (an oops, a triple fault, an access that faults for ever) has not made progress.
+  const runOnce = (choice: GuestChoice, isSensitive: boolean, beforeStep: (step: number) => void): void => {
+    runs++;
+    try {
+      fixture.run(choice, isSensitive, beforeStep);
+    } catch (error) {
+      if (!(error instanceof InvariantError)) throw error;
+      checker.violations.push({ property: "S6", cpu: 0, step: fixture.cpu.steps, structure: "kernel", owner: "", detail: error.message });
     }
   };
 
+  const collect = (choice: GuestChoice, injection: Injection | "none", at: number, second: number): void => {
+    for (const violation of checker.violations) {
+      violationCounts.set(violation.property, (violationCounts.get(violation.property) ?? 0) + 1);
+      const isKnown = found.some((f) => f.choice === choice && f.injection === injection && f.violation.property === violation.property);
+      if (!isKnown) found.push({ choice, injection, at, second, violation });
+    }
+  };
+
+  /** One run with an injection before step `at`, and perhaps an NMI before step `second`. @returns its length in steps */
+  const injected = (choice: GuestChoice, injection: Injection, at: number, second: number): number => {
+    const before = fixture.delivered;
+    let length = 0;
+    runOnce(choice, injection.endsWith("sensitive"), (step) => {
+      length = step + 1;
+      if (step === at) fixture.inject(injection);
+      if (step === second) fixture.inject("NMI");
+    });
+    judged += length;
+    if (fixture.delivered > before) injections++;
+    collect(choice, injection, at, second);
+    return length;
+  };
+
+  const stride = config.stride ?? 1;
   for (const choice of config.choices ?? GUEST_CHOICES) {
     let length = 0;
-    fixture.run(choice, false, (step) => {
+    runOnce(choice, false, (step) => {
       length = step + 1;
     });
     steps.set(choice, length);
     judged += length;
-    runs++;
     fixture.audit();
-    collect(choice, "none", -1);
+    collect(choice, "none", -1, -1);
     for (const injection of config.injections ?? INJECTIONS) {
-      for (let at = 0; at < length; at += config.stride ?? 1) {
-        const before = fixture.delivered;
-        fixture.run(choice, injection.endsWith("sensitive"), (step) => {
-          judged++;
-          if (step !== at) return;
-          if (injection.startsWith("NMI")) fixture.cpu.raiseNmi();
-          else fixture.cpu.raise(IRQ_WORK_VECTOR);
-        });
-        runs++;
-        if (fixture.delivered > before) injections++;
-        collect(choice, injection, at);
+      for (let at = 0; at < length; at += stride) {
+        const longer = injected(choice, injection, at, -1);
+        if (config.isPaired !== true) continue;
+        for (let second = at + 1; second <= at + longer - length; second++) injected(choice, injection, at, second);
       }
     }
   }

@@ -1,3 +1,14 @@
-export { type CheckConfig, type CheckReport, checkKvmRun, type FoundViolation, GUEST_CHOICES, type GuestChoice, INJECTIONS, type Injection, KvmRunFixture } from "./check-kvm-run.ts";
+export {
+  type CheckConfig,
+  type CheckReport,
+  checkKvmRun,
+  type FoundViolation,
+  GUEST_CHOICES,
+  type GuestChoice,
+  INJECTIONS,
+  type Injection,
+  KvmRunFixture,
+} from "./check-kvm-run.ts";
 export { bystanderPuppet, monitorPuppet, monitorState } from "./check-puppets.ts";
 export { type CheckedObserver, checkedObserver, ResidueCheck, residueTruth } from "./residue-truth.ts";
+export { SimulatedCheck } from "./simulated-truth.ts";

@@ -1,6 +1,17 @@
 // The abstract machine as the properties see it, and the properties as its step hook. One thing is added that no step does: code in an
 // unrestricted address space may transiently bring in anything, so every such step may leave sensitive kernel data in L1D.
-import { type Cr3, fail, type Observer, OWNER_KERNEL, type Owner, owner, type PhysAddr, PTE_PRESENT, VMCS } from "../../hardware/index.ts";
+import {
+  type Cr3,
+  fail,
+  type Observer,
+  OWNER_KERNEL,
+  type Owner,
+  owner,
+  PAGE_SIZE,
+  type PhysAddr,
+  PTE_PRESENT,
+  VMCS,
+} from "../../hardware/index.ts";
 import type { ResidueCpu, ResidueMachine, StepHook } from "../../residue/index.ts";
 import { type CheckerOptions, type CpuTruth, type GroundTruth, PropertyChecker, type Structure } from "../properties/index.ts";
 
@@ -79,11 +90,11 @@ export class ResidueCheck {
       const told = truth.cpus[i];
       if (told === undefined) continue;
       cpu.setHook(this.hook(told));
-      cpu.mmu.onHit = (translation, va) => {
+      cpu.mmu.onHit = (translation, va, pa) => {
         const { memory } = machine;
         const low = memory.read32(translation.leaf as PhysAddr);
         if ((low & PTE_PRESENT) !== 0 && (low & 0xfffff000) >>> 0 === (translation.frame & 0xfffff000) >>> 0) return;
-        const isReused = memory.frameGeneration(translation.accessedFrame) !== translation.generation;
+        const isReused = memory.frameChangedAt(Math.floor(pa / PAGE_SIZE)) > translation.madeAt;
         this.checker.staleTranslation(told, va, isReused);
       };
     }

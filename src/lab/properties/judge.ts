@@ -25,6 +25,21 @@ import {
 import type { CpuTruth, Structure } from "./ground-truth.ts";
 import type { Domain, KernelView } from "./kernel-view.ts";
 
+/**
+ * What the classes must ask for (spec 2.5), whatever the policy in memory says; a class's own policy may ask for more. The KVM class
+ * protects the monitor's data too, and trusts the monitor; the class for processes trusts no guest.
+ */
+const DEMANDED: ReadonlyMap<number, { readonly preventControl: number; readonly protectData: number }> = new Map([
+  [
+    ASI_CLASS_KVM,
+    { preventControl: ASI_TAINT_OTHER_MM_CONTROL, protectData: ASI_TAINT_KERNEL_DATA | ASI_TAINT_USER_DATA | ASI_TAINT_OTHER_MM_DATA },
+  ],
+  [
+    ASI_CLASS_USERSPACE,
+    { preventControl: ASI_TAINT_GUEST_CONTROL | ASI_TAINT_OTHER_MM_CONTROL, protectData: ASI_TAINT_KERNEL_DATA | ASI_TAINT_OTHER_MM_DATA },
+  ],
+]);
+
 export interface Finding {
   readonly structure: Structure;
   readonly owner: Owner;
@@ -93,13 +108,13 @@ function unrestrictedRefuses(view: KernelView): (label: Owner) => boolean {
 }
 
 function domainRefuses(view: KernelView, domain: Domain, vms: VmOwners): (label: Owner) => boolean {
-  const { preventControl } = view.policy(domain.classId);
+  const preventControl = view.policy(domain.classId).preventControl | (DEMANDED.get(domain.classId)?.preventControl ?? 0);
   return (label) => (controlTaint(label, domain.mmNumber, vms) & preventControl) !== 0;
 }
 
 /** Sensitive data in a structure that code of `domain` could sample and that the domain's policy protects from it. */
 export function exposedData(model: CpuModel, cpu: CpuTruth, view: KernelView, domain: Domain, vms: VmOwners): Finding | undefined {
-  const { protectData } = view.policy(domain.classId);
+  const protectData = view.policy(domain.classId).protectData | (DEMANDED.get(domain.classId)?.protectData ?? 0);
   for (const structure of sampleable(model)) {
     for (const owner of cpu.holds(structure)) {
       if (isSensitiveOwner(owner) && (dataTaint(owner, domain.mmNumber, vms) & protectData) !== 0) return { structure, owner };

@@ -59,8 +59,8 @@ import { isBounce, physicalOf } from "./physical.ts";
 /** The host translates the block at byte `offset` of physical page `page` and returns its first micro-op. `step`: one instruction. */
 declare function translateBlock(page: f64, offset: i32, step: i32): u32;
 
-/** Translation of one block never needs more than this. */
-const LARGEST_BLOCK_BYTES: u32 = 64 * 1024;
+/** Translation of one block never needs more than this (64 times ENTER with 31 levels are 66 KiB). */
+const LARGEST_BLOCK_BYTES: u32 = 128 * 1024;
 
 function jumpEntry(va: i64): u32 {
   return JUMP_CACHE_REGION + (((va as u32) ^ ((va >> 10) as u32)) & (JUMP_CACHE_ENTRIES - 1)) * JUMP_BYTES;

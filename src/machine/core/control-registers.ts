@@ -5,9 +5,13 @@ import { fault } from "./faults.ts";
 import {
   CPU_CPL,
   CPU_CR0,
+  CPU_CR0_MASK,
+  CPU_CR0_SHADOW,
   CPU_CR2,
   CPU_CR3,
   CPU_CR4,
+  CPU_CR4_MASK,
+  CPU_CR4_SHADOW,
   CPU_CR8,
   CPU_DR,
   CPU_EXIT_ADDRESS,
@@ -52,13 +56,22 @@ function privileged(): bool {
   return load<u32>(CPU_CPL) === 0;
 }
 
+/** What a read gives: the host's bits come from the read shadow (SDM vol. 3, 26.6.6). */
+function masked(value: u64, mask: usize, shadow: usize): u64 {
+  return (value & ~load<u64>(mask)) | (load<u64>(shadow) & load<u64>(mask));
+}
+
+function visibleCr0(): u64 {
+  return masked(load<u64>(CPU_CR0), CPU_CR0_MASK, CPU_CR0_SHADOW);
+}
+
 /** MOV r, CRn. `dst`: the register. */
 export function readControlRegister(pc: usize, number: i64): i32 {
   if (!privileged()) return fault(VECTOR_GP, 0);
   let value: u64 = 0;
   switch (number as i32) {
     case 0:
-      value = load<u64>(CPU_CR0);
+      value = visibleCr0();
       break;
     case 2:
       value = load<u64>(CPU_CR2);
@@ -68,7 +81,7 @@ export function readControlRegister(pc: usize, number: i64): i32 {
       value = load<u64>(CPU_CR3);
       break;
     case 4:
-      value = load<u64>(CPU_CR4);
+      value = masked(load<u64>(CPU_CR4), CPU_CR4_MASK, CPU_CR4_SHADOW);
       break;
     case 8:
       if (isIntercepted(INTERCEPT_CR8_READ)) return leaveCr(pc, INTERCEPT_CR8_READ, 8, UOP_DST);
@@ -186,7 +199,7 @@ export function loadMachineStatusMemory(pc: usize, va: i64): i32 {
 
 /** SMSW to a register; imm is the operand width in bytes. */
 export function storeMachineStatus(pc: usize, bytes: i64): i32 {
-  const value = load<u64>(CPU_CR0);
+  const value = visibleCr0();
   const register = load<u8>(pc, UOP_DST);
   if (bytes === 2) store<u16>(register, value as u16, CPU_REGS);
   else store<u64>(register, bytes === 4 ? value & 0xffffffff : value, CPU_REGS);
@@ -194,7 +207,7 @@ export function storeMachineStatus(pc: usize, bytes: i64): i32 {
 }
 
 export function storeMachineStatusMemory(pc: usize, va: i64): i32 {
-  return storeAs(va, 2, load<i64>(CPU_CR0), load<u64>(CPU_GENERATION)) ? 0 : LEAVE_FAULT;
+  return storeAs(va, 2, visibleCr0() as i64, load<u64>(CPU_GENERATION)) ? 0 : LEAVE_FAULT;
 }
 
 export function readDebugRegister(pc: usize, number: i64): i32 {

@@ -72,7 +72,7 @@ import {
 } from "./layout.gen.ts";
 import { hostForRead, storeAs } from "./memory.ts";
 import { isCanonical, VECTOR_BP, VECTOR_DB, VECTOR_DF, VECTOR_GP, VECTOR_NP, VECTOR_PF, VECTOR_SS, VECTOR_TS, VECTOR_UD } from "./mmu.ts";
-import { portSerialize } from "./port.gen.ts";
+import { portDelivered, portSerialize } from "./port.gen.ts";
 import {
   checkCodeSegment,
   descriptorAccess,
@@ -169,6 +169,7 @@ export function deliverEvent(firstVector: u32, firstType: u32, firstError: u32, 
     store<u32>(CPU_DELIVERING_LENGTH, length);
     if (deliverOnce(vector, type, error, withError, length)) {
       store<u32>(CPU_DELIVERING, 0);
+      portDelivered(vector);
       store<u32>(CPU_HALTED, 0);
       store<u32>(CPU_SHADOW, 0);
       return 0;

@@ -30,6 +30,8 @@ export const AC = 0x40000;
 export const VIF = 0x80000;
 export const VIP = 0x100000;
 export const ID = 0x200000;
+/** All bits that exist but bit 1; 3, 5 and 15 read as zero (SDM vol. 1, 3.4.3). */
+const DEFINED: u64 = 0x3f7fd5;
 /** CF PF AF ZF SF OF. */
 export const ARITHMETIC = 0x8d5;
 
@@ -97,7 +99,7 @@ export function readFlags(): u64 {
 
 /** Sets all of RFLAGS; callers that change IF, TF or AC tell the dispatcher. */
 export function writeFlags(value: u64): void {
-  store<u64>(CPU_RFLAGS, (value & 0x3fffff) | 2);
+  store<u64>(CPU_RFLAGS, (value & DEFINED) | 2);
   store<i64>(CPU_FLAG_A, value as i64);
   store<i32>(CPU_FLAG_KIND, FLAGS_RAW);
 }

@@ -12,7 +12,7 @@ import {
   SOFT_READ,
   SOFT_WRITE,
 } from "./layout.gen.ts";
-import { commitBounceAs, hostForRead, slowReadForWriteAs, softEntry } from "./memory.ts";
+import { commitBounceAs, findForRead, slowReadForWriteAs, softEntry } from "./memory.ts";
 import { portHostAccess } from "./port.gen.ts";
 
 /** Host address to read from; 0 with ACCESS_STATUS set. */
@@ -22,7 +22,7 @@ function forRead(va: i64, bytes: u32): u32 {
   // Kernel addresses never need SMAP lifted, so their generation is the plain supervisor one.
   if (va < 0 && load<u64>(entry, SOFT_READ) === (page | (load<u32>(CPU_CONTEXT_BASE) as u64)))
     return (va as u32) + load<u32>(entry, SOFT_ADDEND);
-  const host = hostForRead(va, bytes, hostGeneration(va));
+  const host = findForRead(va, bytes, hostGeneration(va));
   if (host === 0) store<u32>(CPU_ACCESS_STATUS, 1);
   return host;
 }

@@ -20,6 +20,7 @@ import {
 } from "./layout.gen.ts";
 import { translate } from "./mmu.ts";
 import { hostOf, isBounce, isInstalled, physicalOf } from "./physical.ts";
+import { portHostAccess, portSlowStore } from "./port.gen.ts";
 
 const PAGE_MASK: i64 = 0xfff;
 
@@ -155,8 +156,15 @@ export function slowStore(va: i64, bytes: u32, value: i64): bool {
   return slowStoreAs(va, bytes, value, load<u64>(CPU_GENERATION));
 }
 
-/** As slowReadAs(), after a look at the soft TLB: for the core's own functions, which read through tables and stacks often. */
+/** As slowReadAs(), after a look at the soft TLB: for the core's own functions, which read through tables and stacks often. An access. */
 export function hostForRead(va: i64, bytes: u32, generation: u64): u32 {
+  const host = findForRead(va, bytes, generation);
+  if (host !== 0) portHostAccess(host, bytes, false);
+  return host;
+}
+
+/** The same without an access: where the address matters, not what is there. */
+export function findForRead(va: i64, bytes: u32, generation: u64): u32 {
   const entry = softEntry(va);
   const lastPage = ((va + (bytes as i64) - 1) & ~PAGE_MASK) as u64;
   if (load<u64>(entry, SOFT_READ) === (lastPage | generation)) return (va as u32) + load<u32>(entry, SOFT_ADDEND);
@@ -167,8 +175,13 @@ export function hostForRead(va: i64, bytes: u32, generation: u64): u32 {
 export function storeAs(va: i64, bytes: u32, value: i64, generation: u64): bool {
   const entry = softEntry(va);
   const lastPage = ((va + (bytes as i64) - 1) & ~PAGE_MASK) as u64;
-  if (load<u64>(entry, SOFT_WRITE) !== (lastPage | generation)) return slowStoreAs(va, bytes, value, generation);
+  if (load<u64>(entry, SOFT_WRITE) !== (lastPage | generation)) {
+    if (!slowStoreAs(va, bytes, value, generation)) return false;
+    portSlowStore(va, generation);
+    return true;
+  }
   const host = (va as u32) + load<u32>(entry, SOFT_ADDEND);
+  portHostAccess(host, bytes, true);
   switch (bytes) {
     case 1:
       store<u8>(host, value as u8);

@@ -17,6 +17,7 @@ import {
   CPU_FAULT_ERROR,
   CPU_FAULT_LEVEL,
   CPU_FAULT_PHYSICAL,
+  CPU_FAULT_NONCANONICAL,
   CPU_FAULT_TERMINAL,
   CPU_FAULT_VECTOR,
   CPU_GUEST_MODE,
@@ -120,6 +121,7 @@ function isNested(): bool {
 function nonCanonical(): i64 {
   store<u32>(CPU_FAULT_VECTOR, VECTOR_GP);
   store<u32>(CPU_FAULT_ERROR, 0);
+  store<u32>(CPU_FAULT_NONCANONICAL, 1);
   store<u32>(CPU_FAULT_TERMINAL, 0);
   store<u64>(CPU_FAULT_PHYSICAL, NOWHERE);
   return -1;
@@ -195,7 +197,7 @@ function finish(address: u64, access: i32, mode: u32, entry: u64, shift: u32, ri
   const inside = ((1 as u64) << shift) - 1;
   const target = (entry & FRAME_MASK & ~inside) | (address & inside);
   if (!isPermitted(flags, access, mode)) {
-    return permissionFault(address, access, mode, nested ? NOWHERE : target);
+    return permissionFault(address, access, mode, nested ? behindEpt(target) : target);
   }
   if (!setAccessed(entry, depth, access, nested)) return -1;
   if (access === ACCESS_WRITE || entry & PTE_DIRTY) flags |= TLB_FLAG_DIRTY;
@@ -212,6 +214,12 @@ function finish(address: u64, access: i32, mode: u32, entry: u64, shift: u32, ri
   store<u32>(SHARED_WALK_SHIFT, pageShift);
   insertTlb(address, (pa >> pageShift) << pageShift, pageShift, flags);
   return pa as i64;
+}
+
+/** Where the access would have gone, for what a processor with the Meltdown bug forwards. What EPT finds wrong does not matter then. */
+function behindEpt(gpa: u64): u64 {
+  const real = translateGuestPhysical(gpa, ACCESS_READ, false);
+  return real < 0 ? NOWHERE : (real as u64);
 }
 
 /** Sets A in every entry of the walk, and D in the leaf for a write. False: EPT does not allow the write. */

@@ -67,6 +67,12 @@ export function portTableRead(pa: u64): void {}
 /** The host, acting as kernel code, accesses `bytes` at host address `host`. */
 export function portHostAccess(host: u32, bytes: u32, write: bool): void {}
 
+/** The core has stored at `va` by a slow path. */
+export function portSlowStore(va: i64, generation: u64): void {}
+
+/** An event was delivered through the IDT. */
+export function portDelivered(vector: u32): void {}
+
 /** CLFLUSH of the line that holds this physical address. */
 export function portFlushLine(pa: u64): void {}
 

@@ -7,6 +7,8 @@ import { dropLine } from "./detailed/hierarchy.ts";
 import { clearBuffers } from "./detailed/operations.ts";
 import { drain, selectCore } from "./detailed/select.ts";
 import { markHistory } from "./detailed/target-predictor.ts";
+import { findForRead } from "./memory.ts";
+import { VECTOR_PF } from "./mmu.ts";
 import { executeDetailed } from "./execute-detailed.gen.ts";
 import {
   CPU_BUDGET,
@@ -32,6 +34,8 @@ import {
   LEAVE_SLICE,
   LEAVE_STALE,
   LEAVE_STEPPED,
+  MODEL_COST_DELIVERY,
+  MODEL_COST_PAGE_FAULT,
   PHYSICAL_REGION,
   SHARED_PHYSICAL_BYTES,
   SITE_INDEX,
@@ -116,7 +120,9 @@ export function portTableRead(pa: u64): void {
  */
 export function portHostAccess(host: u32, bytes: u32, write: bool): void {
   if (host < (PHYSICAL_REGION as u32)) return;
-  const now = load<i64>(CPU_NOW) + load<i64>(DETAILED_WALK_TIME);
+  let now = load<i64>(CPU_NOW) + load<i64>(DETAILED_WALK_TIME);
+  // On a wrong path the operation may still wait for its address.
+  if (load<u32>(DETAILED_TRANSIENT) !== 0 && load<i64>(DETAILED_ACCESS_TIME) > now) now = load<i64>(DETAILED_ACCESS_TIME);
   store<i64>(DETAILED_WALK_TIME, 0);
   const first = (host - (PHYSICAL_REGION as u32)) >> 6;
   const last = (host - (PHYSICAL_REGION as u32) + bytes - 1) >> 6;
@@ -128,6 +134,23 @@ export function portHostAccess(host: u32, bytes: u32, write: bool): void {
   }
   const visible = done - (load<u32>(DETAILED_L1D_LATENCY) as i64);
   store<i64>(CPU_NOW, (visible > now ? visible : now) + QUARTERS);
+  store<u64>(CPU_CYCLES, (load<i64>(CPU_NOW) / QUARTERS) as u64);
+}
+
+/** The core has stored at `va` by a slow path. */
+export function portSlowStore(va: i64, generation: u64): void {
+  const host = findForRead(va, 1, generation);
+  if (host !== 0) portHostAccess(host, 1, true);
+}
+
+/** An event was delivered through the IDT: what went before has retired, and the microcode took its time. */
+export function portDelivered(vector: u32): void {
+  drain();
+  charge(load<u32>(vector === VECTOR_PF ? MODEL_COST_PAGE_FAULT : MODEL_COST_DELIVERY));
+}
+
+function charge(quarters: u32): void {
+  store<i64>(CPU_NOW, load<i64>(CPU_NOW) + (quarters as i64));
   store<u64>(CPU_CYCLES, (load<i64>(CPU_NOW) / QUARTERS) as u64);
 }
 

@@ -10,6 +10,8 @@ import {
   CPU_DR,
   CPU_EXIT,
   CPU_EXIT_LENGTH,
+  CPU_FAULT_NONCANONICAL,
+  CPU_FAULT_VECTOR,
   CPU_INTERRUPT_PENDING,
   CPU_LINK_PC,
   CPU_LINK_SLOT,
@@ -38,10 +40,12 @@ import {
   SHARED_CODE_EPOCH,
   SITE_LENGTH,
   UOP_DISP,
+  UOP_FLAGS,
+  UOP_FLAG_STACK,
   UOP_KEY,
   UOP_OP,
 } from "./layout.gen.ts";
-import { VECTOR_DB } from "./mmu.ts";
+import { VECTOR_DB, VECTOR_GP, VECTOR_SS } from "./mmu.ts";
 import { OP_FAR_JUMP, OP_LINK_STUB } from "./ops.gen.ts";
 import { portMustStep, portRun } from "./port.gen.ts";
 
@@ -93,6 +97,7 @@ export function run(budget: i32): i32 {
     settleRip(code);
     if (code === LEAVE_FAULT) {
       left -= 1;
+      if (isStackFault()) store<u32>(CPU_FAULT_VECTOR, VECTOR_SS);
       const exit = raiseFault();
       if (exit !== 0) return finish(exit);
     } else if (traced && code !== LEAVE_STALE) {
@@ -142,6 +147,12 @@ export function addressOf(pc: u32): u64 {
 }
 
 /** The branch that met link_stub goes to its target directly from now on, if the target lies in the same frame. */
+/** Of the micro-op at PC: its address was not canonical, and its segment is SS (SDM vol. 2, "Exceptions" of any instruction: #SS(0)). */
+function isStackFault(): bool {
+  if (load<u32>(CPU_FAULT_VECTOR) !== VECTOR_GP || load<u32>(CPU_FAULT_NONCANONICAL) === 0) return false;
+  return (load<u8>(load<u32>(CPU_PC), UOP_FLAGS) & (UOP_FLAG_STACK as u8)) !== 0;
+}
+
 function fillLink(source: u32, target: u32): void {
   const stub = load<u32>(source + load<u32>(CPU_LINK_SLOT));
   if (load<u16>(stub, UOP_OP) !== OP_LINK_STUB) return;

@@ -129,7 +129,6 @@ export function movsString(pc: usize, imm: i64, base: i64): i32 {
       if (target === 0) return LEAVE_FAULT;
       if (target === BOUNCE_REGION) n = 0;
       else {
-        portHostAccess(source, bytes, false);
         portHostAccess(target, bytes, true);
         copyUp(target, source, bytes, size);
       }

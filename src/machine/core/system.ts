@@ -39,10 +39,10 @@ import {
   TRAPS_REGION_BYTES,
   UOP_DST,
 } from "./layout.gen.ts";
-import { commitBounce, hostForRead, slowReadForWrite, softEntry, storeAs } from "./memory.ts";
+import { commitBounce, findForRead, hostForRead, slowReadForWrite, softEntry, storeAs } from "./memory.ts";
 import { translate, VECTOR_GP, VECTOR_UD } from "./mmu.ts";
 import { hostOf, isBounce, physicalOf } from "./physical.ts";
-import { portFlushLine, portPrefetchLine, portTime } from "./port.gen.ts";
+import { portFlushLine, portHostAccess, portPrefetchLine, portTime } from "./port.gen.ts";
 
 const RAX = CPU_REGS;
 const RCX = CPU_REGS + 8;
@@ -208,7 +208,7 @@ export function storeFence(pc: usize): i32 {
 
 /** CLFLUSH and CLFLUSHOPT: checked as a byte load. */
 export function flushLine(pc: usize, va: i64): i32 {
-  const host = hostForRead(va, 1, load<u64>(CPU_GENERATION));
+  const host = findForRead(va, 1, load<u64>(CPU_GENERATION));
   if (host === 0) return LEAVE_FAULT;
   if (!isBounce(host)) portFlushLine(physicalOf(host));
   return 0;
@@ -229,6 +229,7 @@ export function compareExchangePair(pc: usize, bytes: i64, va: i64): i32 {
   if (isWide && (va & 15) !== 0) return fault(VECTOR_GP, 0);
   const host = slowReadForWrite(va, bytes as u32);
   if (host === 0) return LEAVE_FAULT;
+  portHostAccess(host, bytes as u32, true);
   const low = isWide ? load<u64>(host) : (load<u32>(host) as u64);
   const high = isWide ? load<u64>(host, 8) : (load<u32>(host, 4) as u64);
   const mask: u64 = isWide ? u64.MAX_VALUE : 0xffffffff;

@@ -4,6 +4,7 @@ import { fault } from "./faults.ts";
 import { BOUNCE_REGION, CPU_CR0, CPU_CR4, CPU_GENERATION, CPU_REGS, CPU_XMM, LEAVE_FAULT, UOP_DST, UOP_SRC } from "./layout.gen.ts";
 import { commitBounce, hostForRead, slowReadForWrite } from "./memory.ts";
 import { VECTOR_GP, VECTOR_UD } from "./mmu.ts";
+import { portHostAccess } from "./port.gen.ts";
 
 const VECTOR_NM = 7;
 const CR0_EM: u64 = 4;
@@ -42,6 +43,7 @@ export function vectorStore(pc: usize, bytes: i64, va: i64): i32 {
   if (code !== 0) return code;
   const host = slowReadForWrite(va, bytes as u32);
   if (host === 0) return LEAVE_FAULT;
+  portHostAccess(host, bytes as u32, true);
   memory.copy(host, CPU_XMM + (load<u8>(pc, UOP_SRC) as u32), bytes as u32);
   if (host === BOUNCE_REGION) commitBounce(va, bytes as u32);
   return 0;

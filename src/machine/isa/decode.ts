@@ -1,6 +1,6 @@
 // One decoded instruction as plain numbers. Reading a field of an iced-x86 Instruction is a call into its WebAssembly, so each is read
 // once, here; everything after works on this record. Records are reused: translation allocates nothing per instruction.
-import { type Instruction, MemorySize, MemorySizeExt, OpKind, Register } from "iced-x86";
+import { Code, type Instruction, MemorySize, MemorySizeExt, OpKind, Register } from "iced-x86";
 import { FS_BASE, GS_BASE, PAGE_BASE, ZERO } from "./ir.ts";
 import { registerOffset, registerSize, SIZE_8, SIZE_16, SIZE_32, SIZE_64, type SizeIndex } from "./registers.ts";
 
@@ -136,6 +136,7 @@ function readOperand(from: Instruction, n: number, to: Decoded): void {
     case OpKind.NearBranch64:
       to.kinds[n] = BRANCH;
       to.target = Number(BigInt.asIntN(64, from.nearBranchTarget - DECODE_BASE_BIG));
+      to.address32 = countsInEcx(from.code);
       return;
     case OpKind.Immediate8:
       setImmediate(to, n, (from.immediate8 << 24) >> 24);
@@ -209,6 +210,11 @@ function readMemory(from: Instruction, to: Decoded): void {
   to.dispWide = to.immHigh !== to.immLow >> 31;
   to.memoryBytes = memoryBytes[from.memorySize] ?? 0;
   to.memorySize = to.memoryBytes === 1 ? SIZE_8 : to.memoryBytes === 2 ? SIZE_16 : to.memoryBytes === 4 ? SIZE_32 : SIZE_64;
+}
+
+/** LOOP, LOOPE, LOOPNE with the 67h prefix. */
+function countsInEcx(code: Code): boolean {
+  return code === Code.Loop_rel8_64_ECX || code === Code.Loope_rel8_64_ECX || code === Code.Loopne_rel8_64_ECX;
 }
 
 function isDword(register: number): boolean {

@@ -21,6 +21,7 @@ import {
   UOP_DISP,
   UOP_DST,
   UOP_FLAG_FIRST,
+  UOP_FLAG_STACK,
   UOP_FLAGS,
   UOP_IMM,
   UOP_INDEX,
@@ -32,7 +33,7 @@ import {
   UOP_SRC,
 } from "../core/layout.gen.ts";
 import type { Decoded } from "./decode.ts";
-import { TEMP0, ZERO } from "./ir.ts";
+import { RBP, RSP, TEMP0, ZERO } from "./ir.ts";
 import { opNumber } from "./op-table.ts";
 
 const LEA32 = opNumber("lea32");
@@ -47,6 +48,16 @@ export const BRANCH_BYTES = 32;
 /** Slots of the two links in a branch. */
 export const NOT_TAKEN = UOP_LINK;
 export const TAKEN = UOP_LINK + 4;
+
+/** Ops that address the stack by themselves. */
+const stackOps: ReadonlySet<number> = new Set(
+  ["push64_r", "push64_i", "pop64_r", "push16", "pop16_r", "call", "call_r", "ret", "ret_imm", "leave", "enter"].map(opNumber),
+);
+
+/** A base of RSP or RBP means the stack segment, unless there is a prefix (then the base is another). */
+function isStackOp(op: number, base: number): boolean {
+  return base === RSP || base === RBP || stackOps.has(op);
+}
 
 interface PendingLink {
   source: number;
@@ -111,6 +122,11 @@ export class MicroOpWriter {
   /** A micro-op with a 64-bit immediate. */
   emitImmediate64(op: number, dst: number, low: number, high: number): number {
     return this.write(op, dst, ZERO, ZERO, ZERO, 0, low, high, PLAIN_BYTES);
+  }
+
+  /** A micro-op with the memory operand `[base + disp]`. */
+  emitAt(op: number, dst: number, src: number, base: number, disp: number): number {
+    return this.write(op, dst, src, base, ZERO, 0, disp, 0, PLAIN_BYTES);
   }
 
   /** A micro-op with the memory operand of `i`. */
@@ -268,7 +284,7 @@ export class MicroOpWriter {
     view.setUint8(pc + UOP_BASE, base);
     view.setUint8(pc + UOP_INDEX, index);
     view.setUint8(pc + UOP_SCALE, scale);
-    view.setUint8(pc + UOP_FLAGS, this.first ? UOP_FLAG_FIRST : 0);
+    view.setUint8(pc + UOP_FLAGS, (this.first ? UOP_FLAG_FIRST : 0) | (isStackOp(op, base) ? UOP_FLAG_STACK : 0));
     view.setInt32(pc + UOP_DISP, disp, true);
     view.setInt32(pc + UOP_IMM, imm, true);
     const site = SITES_REGION + ((pc - CODE_REGION) >> 2);

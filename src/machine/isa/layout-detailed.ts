@@ -128,6 +128,9 @@ const modelFields: readonly Field[] = [
   { name: "L3_INCLUSIVE", type: "u32", comment: "1: a line that leaves L3 leaves the cores" },
   { name: "IBPB_CLEARS_RETURNS", type: "u32", comment: "1" },
   { name: "MD_CLEAR", type: "u32", comment: "1: VERW and the L1D flush clear the buffers" },
+  { name: "COST_DELIVERY", type: "u32", comment: "quarter cycles of delivering an event" },
+  { name: "COST_PAGE_FAULT", type: "u32", comment: "the same for #PF" },
+  { name: "COSTS", type: "u32", count: 16, comment: "quarter cycles that operations take beyond their accesses, by COST_*" },
   { name: "ISOLATION", type: "u32", comment: "TRAINERS_ALLOWED that a reset gives" },
 ];
 
@@ -236,6 +239,10 @@ export const detailedRecords: readonly LayoutRecord[] = [
 
 /** Room for the structures of all cores; the host places them by geometry. */
 export const ARENA_BYTES = 16 * MIB;
+
+/** Operations that take long by themselves: indices of MODEL_COSTS. The printer names them by op, the host fills in cycles. */
+export const OPERATION_COSTS = ["none", "syscall", "sysret", "iret", "swapgs", "controlWrite", "invlpg", "invpcid", "verw", "lfence", "interrupt"] as const;
+export type OperationCost = (typeof OPERATION_COSTS)[number];
 
 /** `frames`: most frames of physical memory. */
 export function detailedRegionsFor(frames: number): readonly Region[] {

@@ -112,6 +112,7 @@ const cpuFields: readonly Field[] = [
   { name: "FAULT_VECTOR", type: "u32", comment: "vector, or FAULT_EPT_VIOLATION, FAULT_EPT_MISCONFIG" },
   { name: "FAULT_ERROR", type: "u32", comment: "error code" },
   { name: "FAULT_ADDRESS", type: "u64", comment: "linear address (becomes CR2)" },
+  { name: "FAULT_NONCANONICAL", type: "u32", comment: "1: #GP for an address that is not canonical; through the stack segment it is #SS" },
   { name: "DELIVERING", type: "u32", comment: "1 while an event is being delivered: an EPT violation then is one of the delivery" },
   { name: "DELIVERING_VECTOR", type: "u32", comment: "which event" },
   { name: "DELIVERING_TYPE", type: "u32", comment: "EVENT_*" },
@@ -154,6 +155,11 @@ const cpuFields: readonly Field[] = [
     comment: "number (in the host's list) of the last instruction that is #UD for want of an implementation",
   },
   ...detailedCpuFields,
+  // Reads of CR0 and CR4 by a guest: SDM vol. 3, 26.6.6. The masks are 0 outside a guest.
+  { name: "CR0_MASK", type: "u64", comment: "guest: CR0 bits that the host owns" },
+  { name: "CR0_SHADOW", type: "u64", comment: "guest: what reads of those bits give" },
+  { name: "CR4_MASK", type: "u64", comment: "guest: CR4 bits that the host owns" },
+  { name: "CR4_SHADOW", type: "u64", comment: "guest: what reads of those bits give" },
 ];
 
 export const records: readonly LayoutRecord[] = [
@@ -363,6 +369,7 @@ export const constants: readonly ConstantGroup[] = [
     values: [
       ["UOP_FLAG_FIRST", 1, "first micro-op of its instruction"],
       ["UOP_FLAG_LAST", 2, "last micro-op of its instruction"],
+      ["UOP_FLAG_STACK", 4, "its memory operand is in the stack segment: an address that is not canonical is #SS, not #GP"],
     ],
   },
   {

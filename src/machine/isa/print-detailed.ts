@@ -3,7 +3,8 @@
 // or two is a function of `core/detailed/`, out of line: inlining them into the switch made the compiler take minutes.
 import { type Effects, effectsOf } from "./effects.ts";
 import type { Expr, Latency, Op, Operand, Stmt, Temp, Transfer, Width } from "./ir.ts";
-import { num, RSP, TEMPS } from "./ir.ts";
+import { num, PAGE_BASE, RSP, TEMPS } from "./ir.ts";
+import { OPERATION_COSTS, type OperationCost } from "./layout-detailed.ts";
 import { HOT_OPS, OPS } from "./op-table.ts";
 import { type Dialect, intType, operandOffset, printOp } from "./print.ts";
 import { coldDialect } from "./print-architectural.ts";
@@ -76,7 +77,9 @@ function laterOf(target: string, from: string, reads: Reads): string {
   const latest = (place: string): string => `u = ${place}; ${target} = select<i64>(u, ${target}, u > ${target});`;
   const lines = target === from ? [] : [`${target} = ${from};`];
   for (const at of reads.operands) lines.push(latest(`load<i64>(${readyPlace(at)})`));
-  for (const offset of new Set([...reads.fixed].map((place) => place & ~7))) lines.push(latest(`load<i64>(${readyFixed(offset)})`));
+  // Nobody computes PAGE_BASE: it is always known.
+  const fixed = new Set([...reads.fixed].filter((offset) => offset !== PAGE_BASE).map((offset) => offset & ~7));
+  for (const offset of fixed) lines.push(latest(`load<i64>(${readyFixed(offset)})`));
   if (reads.flags) lines.push(`${target} = select<i64>(fready, ${target}, fready > ${target});`);
   return lines.join(" ");
 }
@@ -121,6 +124,7 @@ const END_FAR_JUMP = 5;
 const END_FAULT = 6;
 const END_RAISE = 7;
 
+/** After GO was read: the branches of the wrong path leave theirs in the same place. */
 const RUN_WRONG_PATH = `if (load<i64>(DETAILED_RESOLVE) != 0) { spill(0, ${STATE}); now = wrongPath(); }`;
 
 /** What follows the switch. An address is followed through the jump cache; a wrong path may have code translated on the way. */
@@ -134,16 +138,16 @@ const TAIL = `
     ${RETIRE}
     if (end == ${END_BRANCH}) {
       now = conditional(pc, taken, t, now);
-      ${RUN_WRONG_PATH}
       next = load<u32>(pc + (load<u32>(DETAILED_GO) << 2), UOP_LINK);
+      ${RUN_WRONG_PATH}
     } else if (end == ${END_JUMP}) {
       now = direct(pc, now);
       next = load<u32>(pc, UOP_LINK + 4);
     } else {
       if (end != ${END_FAR_JUMP}) {
         now = end == ${END_RETURN} ? returned(pc, va, t, now) : indirect(pc, va, t, now);
-        ${RUN_WRONG_PATH}
         va = load<i64>(DETAILED_GO_ADDRESS);
+        ${RUN_WRONG_PATH}
       }
       next = lookUpJump(va);
       if (next == 0) {
@@ -163,6 +167,7 @@ const TAIL = `
     end = ${END_NEXT};
     bud -= load<u16>(pc, UOP_COUNT) as i32;
     pc = next;
+    now += fetchDelay(pc, now);
     if (now >= limit || bud <= 0) return spill(LEAVE_SLICE, ${STATE});
 `;
 
@@ -248,7 +253,24 @@ const COLD_WRITE_FIXED = 512;
 const COLD_WAITS = 1024;
 /** May execute on a wrong path; anything else ends it. */
 const COLD_TRANSIENT = 2048;
+/** Calls a core function. */
+const COLD_CALLS = 4096;
 const COLD_LATENCY_SHIFT = 16;
+const COLD_LATENCY_MASK = 0xff;
+/** Index in MODEL_COSTS: what the operation takes beyond its latency class. */
+const COLD_COST_SHIFT = 24;
+
+const COSTS: Readonly<Record<string, OperationCost>> = {
+  syscall: "syscall",
+  sysretq: "sysret",
+  iretq: "iret",
+  swapgs: "swapgs",
+  mov_to_cr: "controlWrite",
+  invlpg: "invlpg",
+  invpcid: "invpcid",
+  verw_m: "verw",
+  lfence: "lfence",
+};
 
 /** Core functions that change nothing but what a window takes back, so that a wrong path may call them. */
 const TRANSIENT_FUNCTIONS: ReadonlySet<string> = new Set([
@@ -290,7 +312,9 @@ export function coldFacts(op: Op): number {
   const isOrdered = op.latency === "serialize" || op.latency === "system";
   if (isOrdered && op.name !== "rdtsc") facts |= COLD_WAITS;
   if (mayRunTransiently(op)) facts |= COLD_TRANSIENT;
-  return facts | ((LATENCY_CYCLES[op.latency] * PER_CYCLE) << COLD_LATENCY_SHIFT);
+  if (effects.calls) facts |= COLD_CALLS;
+  const cost = OPERATION_COSTS.indexOf(COSTS[op.name] ?? "none");
+  return facts | ((LATENCY_CYCLES[op.latency] * PER_CYCLE) << COLD_LATENCY_SHIFT) | (cost << COLD_COST_SHIFT);
 }
 
 function printColdFacts(): string {
@@ -359,6 +383,7 @@ export const DETAILED_RUNTIME_FUNCTIONS: readonly string[] = [
   "detailedStore",
   "direct",
   "faultWindow",
+  "fetchDelay",
   "indirect",
   "journalled",
   "loadTime",
@@ -412,16 +437,21 @@ ${hotCases()}
       }
       if ((facts & ${COLD_WAITS}) != 0) now = later(now, retired);
       start = coldStart(pc, facts, now, fready);
+      // A core function does not know of operands that are not there in time.
+      if (isTransient && start >= limit && (facts & ${COLD_CALLS}) != 0) return spill(LEAVE_SLICE, ${STATE});
       spill(0, ${STATE});
       store<i64>(DETAILED_ACCESS_TIME, start);
       s = executeColdDetailed(pc);
+      if ((facts >> ${COLD_COST_SHIFT}) != 0 && s != LEAVE_FAULT) {
+        store<i64>(CPU_NOW, load<i64>(CPU_NOW) + (load<u32>(MODEL_COSTS + ((facts >> ${COLD_COST_SHIFT}) << 2)) as i64));
+      }
       if (s != 0) {
         if (s == LEAVE_FAULT && !isTransient) faultWindow(pc, start);
         return s;
       }
       fa = load<i64>(CPU_FLAG_A); fb = load<i64>(CPU_FLAG_B); fr = load<i64>(CPU_FLAG_R); fk = load<i32>(CPU_FLAG_KIND);
       now = later(now, load<i64>(CPU_NOW));
-      t = load<i64>(DETAILED_ACCESS_TIME) + load<i64>(DETAILED_WALK_TIME) + ((facts >> ${COLD_LATENCY_SHIFT}) as i64);
+      t = load<i64>(DETAILED_ACCESS_TIME) + load<i64>(DETAILED_WALK_TIME) + (((facts >> ${COLD_LATENCY_SHIFT}) & ${COLD_LATENCY_MASK}) as i64);
       store<i64>(DETAILED_WALK_TIME, 0);
       coldFinish(pc, facts, t);
       if ((facts & ${COLD_WRITE_FLAGS}) != 0) fready = t;

@@ -3,7 +3,7 @@ import { Mnemonic } from "iced-x86";
 import { BRANCH, type Decoded, IMM, MEM, REG } from "./decode.ts";
 import { type MicroOpWriter, NOT_TAKEN, TAKEN } from "./emit.ts";
 import { define, FLOW_CONDITIONAL, FLOW_END, type Handler } from "./handlers.ts";
-import { CONDITIONS, RSP, TEMP0, ZERO } from "./ir.ts";
+import { CONDITIONS, RBP, RSP, TEMP0, TEMP1, ZERO } from "./ir.ts";
 import { findOp, opNumber } from "./op-table.ts";
 import { FUSED_ALU } from "./ops/control.ts";
 import { registerSize, SIZE_16, SIZE_64 } from "./registers.ts";
@@ -25,6 +25,9 @@ const POP_R = opNumber("pop64_r");
 const POP_M = opNumber("pop64_m");
 const POP_16 = opNumber("pop16_r");
 const MOV16_RM = opNumber("mov16_rm");
+const MOV16_MR = opNumber("mov16_mr");
+const MOV64_MR = opNumber("mov64_mr");
+const LEA64 = opNumber("lea64");
 const LEAVE = opNumber("leave");
 const ENTER = opNumber("enter");
 const PUSH_SEGMENT = opNumber("push_segment");
@@ -91,6 +94,14 @@ function conditionalHandler(op: number): Handler {
   };
 }
 
+/** LOOP counts in RCX, with a 32-bit address size in ECX. */
+function loopHandler(op: number, op32: number): Handler {
+  return (w, i) => {
+    w.link(w.emitBranch(i.address32 ? op32 : op, i), TAKEN, i.target);
+    return true;
+  };
+}
+
 /** NOT_TAKEN of the conditional branch written last; set by the translator, which knows what follows. */
 export { NOT_TAKEN };
 
@@ -148,7 +159,7 @@ function segmentOf(i: Decoded): number {
 
 function popHandler(w: MicroOpWriter, i: Decoded): boolean {
   if (i.kinds[0] === MEM) {
-    if (i.memorySize !== SIZE_64) return false;
+    if (i.memorySize !== SIZE_64) return popWord(w, i);
     const address = i.base === RSP ? { ...i, disp: i.disp + 8 } : i;
     w.emitMemory(POP_M, ZERO, ZERO, address);
     return true;
@@ -159,19 +170,46 @@ function popHandler(w: MicroOpWriter, i: Decoded): boolean {
   return true;
 }
 
+/** POP of 16 bits to memory; its address too is computed after the increment of RSP. */
+function popWord(w: MicroOpWriter, i: Decoded): boolean {
+  const address = i.base === RSP ? { ...i, disp: i.disp + 2 } : i;
+  w.emitAt(MOV16_RM, TEMP1, ZERO, RSP, 0);
+  w.emitMemory(MOV16_MR, ZERO, TEMP1, address);
+  w.emitAt(LEA64, RSP, ZERO, RSP, 2);
+  return true;
+}
+
+/** ENTER with nesting: the outer frame pointers are copied, then our own; RSP and RBP change last, so that a fault leaves them. */
+function emitNestedEnter(w: MicroOpWriter, frameBytes: number, level: number): void {
+  w.emitAt(MOV64_MR, ZERO, RBP, RSP, -8);
+  for (let n = 1; n < level; n++) {
+    w.emitAt(MOV64_RM, TEMP0, ZERO, RBP, -8 * n);
+    w.emitAt(MOV64_MR, ZERO, TEMP0, RSP, -8 * (n + 1));
+  }
+  w.emitAt(LEA64, TEMP0, ZERO, RSP, -8);
+  w.emitAt(MOV64_MR, ZERO, TEMP0, RSP, -8 * (level + 1));
+  w.emitAt(LEA64, RBP, ZERO, RSP, -8);
+  w.emitAt(LEA64, RSP, ZERO, RSP, -8 * (level + 1) - frameBytes);
+}
+
+const LEVEL_MASK = 31;
+
 export function defineControl(): void {
   for (const [n, code] of CONDITIONS.entries()) {
     const mnemonic = JCC[n];
     if (mnemonic !== undefined) define(mnemonic, conditionalHandler(opNumber(`j${code}`)), { flow: FLOW_CONDITIONAL });
   }
   for (const [mnemonic, name] of [
-    [Mnemonic.Loop, "loop"],
-    [Mnemonic.Loope, "loope"],
-    [Mnemonic.Loopne, "loopne"],
     [Mnemonic.Jrcxz, "jrcxz"],
     [Mnemonic.Jecxz, "jecxz"],
   ] as const)
     define(mnemonic, conditionalHandler(opNumber(name)), { flow: FLOW_CONDITIONAL });
+  for (const [mnemonic, name] of [
+    [Mnemonic.Loop, "loop"],
+    [Mnemonic.Loope, "loope"],
+    [Mnemonic.Loopne, "loopne"],
+  ] as const)
+    define(mnemonic, loopHandler(opNumber(name), opNumber(`${name}32`)), { flow: FLOW_CONDITIONAL });
   define(Mnemonic.Jmp, jumpHandler, { flow: FLOW_END });
   define(Mnemonic.Call, callHandler, { flow: FLOW_END });
   define(Mnemonic.Ret, returnHandler, { flow: FLOW_END });
@@ -188,9 +226,9 @@ export function defineControl(): void {
   define(
     Mnemonic.Enter,
     (w, i) => {
-      // Nesting levels above 0 are for languages nobody compiles so any more.
-      if ((i.imm2 & 31) !== 0) return false;
-      w.emit(ENTER, ZERO, ZERO, i.imm & 0xffff);
+      const level = i.imm2 & LEVEL_MASK;
+      if (level === 0) w.emit(ENTER, ZERO, ZERO, i.imm & 0xffff);
+      else emitNestedEnter(w, i.imm & 0xffff, level);
       return true;
     },
     { canLeave: true },

@@ -3,7 +3,7 @@ import { Mnemonic } from "iced-x86";
 import { type Decoded, IMM, MEM, NONE, operandSize, REG, STRING } from "./decode.ts";
 import type { MicroOpWriter } from "./emit.ts";
 import { define, type Handler } from "./handlers.ts";
-import { CONDITIONS, TEMP0, ZERO } from "./ir.ts";
+import { CONDITIONS, TEMP1, ZERO } from "./ir.ts";
 import { findOp, opNumber } from "./op-table.ts";
 import type { AluName } from "./ops/alu.ts";
 import { STRING_ADDRESS32, STRING_REPEAT, STRING_REPEAT_NE } from "./ops/string.ts";
@@ -67,6 +67,7 @@ function unaryHandler(name: string): Handler {
 
 const movRr = family((bits) => `mov${bits}_rr`);
 const movRi = family((bits) => `mov${bits}_ri`);
+const xchgMr = family((bits) => `xchg${bits}_mr`);
 const movRm = family((bits) => `mov${bits}_rm`);
 const movMr = family((bits) => `mov${bits}_mr`);
 const movMi = family((bits) => `mov${bits}_mi`);
@@ -163,8 +164,11 @@ function shiftHandler(name: string): Handler {
       else if (size === SIZE_32) w.emit(pick(movRr, SIZE_32), reg(i, 0), reg(i, 0));
     } else if (byCl) w.emitMemory(pick(mc, size), ZERO, ZERO, i);
     else if (count !== 0) w.emitMemory(pick(mi, size), ZERO, ZERO, i, count);
-    // With a count of zero memory is only read: nothing of it changes.
-    else w.emitMemory(pick(movRm, size), TEMP0, ZERO, i);
+    else {
+      // With a count of zero nothing changes, but the access is that of a write, with its faults: the value is taken out and put back.
+      w.emitMemory(pick(xchgMr, size), ZERO, TEMP1, i);
+      w.emitMemory(pick(xchgMr, size), ZERO, TEMP1, i);
+    }
     return true;
   };
 }

@@ -17,6 +17,7 @@ defineSystem();
 
 const JMP = opNumber("jmp");
 const UNDEFINED = opNumber("undefined");
+const NOP = opNumber("nop");
 const CHECK_NEXT_PAGE = opNumber("check_next_page");
 const FETCH_FAULT = opNumber("fetch_fault");
 
@@ -171,6 +172,8 @@ export class Translator {
       writer.pc = start;
       writer.emit(UNDEFINED, ZERO, ZERO, i.mnemonic);
     }
+    // A block begins with a micro-op of its first instruction, even if that does nothing: it is what becomes stale.
+    if (writer.pc === start && start === writer.entry) writer.emit(NOP);
     if (entry?.flow === FLOW_CONDITIONAL) return writer.pc - 32;
     writer.count++;
     return -1;

@@ -29,7 +29,6 @@ import {
   STORE_OFFSET,
   STORE_OWNER,
   STORE_READY,
-  TIME_NEVER,
 } from "../layout.gen.ts";
 import { lineOwner, loadLine, ownLine } from "./hierarchy.ts";
 
@@ -110,6 +109,6 @@ function takeLine(line: u32, ready: i64): void {
 export function walkAccess(pa: u64): void {
   const accessed = load<i64>(DETAILED_ACCESS_TIME);
   const now = load<i64>(CPU_NOW);
-  const start = (accessed > now && accessed != TIME_NEVER ? accessed : now) + load<i64>(DETAILED_WALK_TIME);
+  const start = (accessed > now ? accessed : now) + load<i64>(DETAILED_WALK_TIME);
   store<i64>(DETAILED_WALK_TIME, load<i64>(DETAILED_WALK_TIME) + lineTime((pa >> 6) as u32, start) - start);
 }

@@ -6,6 +6,7 @@ import { hostAddress } from "../memory.ts";
 import { physicalOf } from "../physical.ts";
 import {
   ACCESS_EXECUTE,
+  CODE_REGION,
   CPU_GENERATION,
   CPU_HISTORY,
   CPU_NOW,
@@ -32,6 +33,8 @@ import {
   MODEL_MISPREDICT_PENALTY,
   MODEL_RETURN_UNDERFLOW,
   PHYSICAL_REGION,
+  SITES_REGION,
+  SITE_OFFSET,
   SOFT_ADDEND,
   SOFT_TLB_ENTRIES,
   SOFT_TLB_REGION,
@@ -44,6 +47,7 @@ import {
 } from "../layout.gen.ts";
 import { predictDirection, trainDirection } from "./direction-predictor.ts";
 import { executeDetailed } from "../execute-detailed.gen.ts";
+import { OP_FAR_JUMP } from "../ops.gen.ts";
 import { fetchLine } from "./hierarchy.ts";
 import { historyAfter, popReturn, predictTarget, trainTarget } from "./target-predictor.ts";
 import { closeWindow, isJournaled, openWindow } from "./window.ts";
@@ -56,13 +60,23 @@ function sourceOf(pc: usize): u32 {
   return (load<u64>(CPU_PAGE_BASE) as u32) + (load<u16>(pc, UOP_NEXT_OFFSET) as u32) - 1;
 }
 
-/** Delay of the front end: the instruction cache is looked up at the line of each branch (of its next instruction's predecessor). */
-function fetchDelay(pc: usize): i64 {
-  const page = load<u32>(DETAILED_CODE_PAGE);
-  if (page == 0) return 0;
-  const offset = (load<u16>(pc, UOP_NEXT_OFFSET) as u32) - 1;
-  if (offset > 0xfff) return 0;
-  const line = (page - (PHYSICAL_REGION as u32) + offset) >> 6;
+/** Page offset of the instruction that the micro-op at `pc` belongs to, or leads to. */
+function offsetOf(pc: usize): u32 {
+  return (load<u16>(SITES_REGION + (((pc as u32) - (CODE_REGION as u32)) >> 2), SITE_OFFSET) as u32) & 0xfff;
+}
+
+/** Physical line of the code that the micro-op at `pc` comes from; its site says where in the page. */
+function codeLine(pc: usize): u32 {
+  return (load<u32>(DETAILED_CODE_PAGE) - (PHYSICAL_REGION as u32) + offsetOf(pc)) >> 6;
+}
+
+/**
+ * Delay of the front end before the micro-op at `pc`, to which a branch leads at `now`: instruction-cache lines are looked up where
+ * control arrives, not in the middle of straight code.
+ */
+export function fetchDelay(pc: usize, now: i64): i64 {
+  if (load<u32>(DETAILED_CODE_PAGE) == 0 || load<u16>(pc) == OP_FAR_JUMP || now >= load<i64>(DETAILED_LIMIT)) return 0;
+  const line = codeLine(pc);
   const entry: usize = (load<u32>(DETAILED_L1I_BASE) as usize) + (((line & load<u32>(DETAILED_L1I_MASK)) << load<u32>(DETAILED_L1I_SHIFT)) as usize);
   return load<u32>(entry, LINE_TAG) == ((LINE_VALID as u32) | line) ? 0 : fetchLine(line);
 }
@@ -75,6 +89,11 @@ export function noteCodePage(): void {
   store<u32>(DETAILED_CODE_PAGE, host >= (PHYSICAL_REGION as u32) ? host : 0);
 }
 
+/** Where the direct branch at `pc` goes when taken: the low bits, which are all that the history takes in. */
+function takenTarget(pc: usize): u32 {
+  return offsetOf(load<u32>(pc, UOP_LINK + 4));
+}
+
 /**
  * The conditional branch at `pc`, issued at `now`, turns out `taken` at `resolved`. Sets GO, and RESOLVE and WRONG if the executor must
  * call `wrongPath`. Returns the issue time of what follows.
@@ -83,7 +102,6 @@ export function conditional(pc: usize, taken: u32, resolved: i64, now: i64): i64
   const source = sourceOf(pc);
   const history = load<u64>(CPU_HISTORY);
   const predicted: u32 = predictDirection(source, history) ? 1 : 0;
-  const delay = fetchDelay(pc);
   let go = taken;
   store<i64>(DETAILED_RESOLVE, 0);
   if (load<u32>(DETAILED_TRANSIENT) == 0) {
@@ -93,15 +111,15 @@ export function conditional(pc: usize, taken: u32, resolved: i64, now: i64): i64
       store<i64>(DETAILED_RESOLVE, resolved);
       store<u32>(DETAILED_WRONG, load<u32>(pc + (predicted << 2), UOP_LINK));
       store<u64>(DETAILED_WRONG_PAGE, load<u64>(CPU_PAGE_BASE));
-      store<u64>(DETAILED_WRONG_HISTORY, predicted != 0 ? historyAfter(history, source, 0) : history);
+      store<u64>(DETAILED_WRONG_HISTORY, predicted != 0 ? historyAfter(history, source, takenTarget(pc)) : history);
     }
   } else if (predicted != taken) {
     if (resolved < load<i64>(DETAILED_LIMIT)) now = afterResolution(resolved, now);
     else go = predicted;
   }
-  if (go != 0) store<u64>(CPU_HISTORY, historyAfter(history, source, 0));
+  if (go != 0) store<u64>(CPU_HISTORY, historyAfter(history, source, takenTarget(pc)));
   store<u32>(DETAILED_GO, go);
-  return now + delay;
+  return now;
 }
 
 function afterResolution(resolved: i64, now: i64): i64 {
@@ -114,7 +132,7 @@ export function indirect(pc: usize, target: u64, resolved: i64, now: i64): i64 {
   const history = load<u64>(CPU_HISTORY);
   const predicted = predictTarget(source, history);
   if (load<u32>(DETAILED_TRANSIENT) == 0) trainTarget(source, history, target);
-  return follow(source, history, predicted, target, resolved, now + fetchDelay(pc));
+  return follow(source, history, predicted, target, resolved, now);
 }
 
 /** The same for a return. */
@@ -124,7 +142,7 @@ export function returned(pc: usize, target: u64, resolved: i64, now: i64): i64 {
   const isEmpty = load<u32>(CPU_RETURN_COUNT) == 0 && load<u32>(MODEL_RETURN_UNDERFLOW) != UNDERFLOW_STALE;
   const predicted = popReturn(source, history);
   if (isEmpty && load<u32>(DETAILED_TRANSIENT) == 0) trainTarget(source, history, target);
-  return follow(source, history, predicted, target, resolved, now + fetchDelay(pc));
+  return follow(source, history, predicted, target, resolved, now);
 }
 
 function follow(source: u32, history: u64, predicted: u64, target: u64, resolved: i64, now: i64): i64 {
@@ -151,7 +169,7 @@ export function wrongPath(): i64 {
   const resolved = load<i64>(DETAILED_RESOLVE);
   const begin = load<u32>(DETAILED_WRONG);
   const isPredicted = begin != 0 || load<u64>(DETAILED_WRONG_PAGE) != 0;
-  if (isPredicted && resolved > now + LEAST_WINDOW) runWindow(begin, resolved);
+  if (isPredicted && resolved > now + LEAST_WINDOW) runWindow(begin, resolved, true);
   return afterResolution(resolved, now);
 }
 
@@ -165,19 +183,24 @@ export function faultWindow(pc: usize, start: i64): void {
   store<u64>(DETAILED_WRONG_PAGE, load<u64>(CPU_PAGE_BASE));
   store<u64>(DETAILED_WRONG_HISTORY, load<u64>(CPU_HISTORY));
   const limit = retired > earliest ? retired : earliest;
-  runWindow(pc, limit);
+  runWindow(pc, limit, false);
   store<i64>(CPU_NOW, limit);
 }
 
-/** `begin`: micro-op; 0: the code at the address in WRONG_PAGE, if it can be fetched. */
-function runWindow(begin: usize, limit: i64): void {
+/** `begin`: micro-op; 0: the code at the address in WRONG_PAGE, if it can be fetched. `isFetched`: the front end must go there first. */
+function runWindow(begin: usize, limit: i64, isFetched: bool): void {
   const codePage = load<u32>(DETAILED_CODE_PAGE);
   const address = load<u64>(DETAILED_WRONG_PAGE);
   openWindow(limit);
   store<u64>(CPU_HISTORY, load<u64>(DETAILED_WRONG_HISTORY));
-  if (begin == 0) begin = transientCode(address as i64);
+  const isElsewhere = begin == 0;
+  if (isElsewhere) begin = transientCode(address as i64);
   store<u64>(CPU_PAGE_BASE, address & ~0xfff);
-  if (begin != 0) executeDetailed(begin, i32.MAX_VALUE);
+  if (isElsewhere && begin != 0) noteCodePage();
+  if (begin != 0) {
+    if (isFetched) store<i64>(CPU_NOW, load<i64>(CPU_NOW) + fetchDelay(begin, load<i64>(CPU_NOW)));
+    executeDetailed(begin, i32.MAX_VALUE);
+  }
   closeWindow();
   store<u32>(DETAILED_CODE_PAGE, codePage);
 }
@@ -186,8 +209,8 @@ function runWindow(begin: usize, limit: i64): void {
 export function direct(pc: usize, now: i64): i64 {
   // The jump that leads from one block to the next is the translator's own: the program has no branch there.
   if ((load<u8>(pc, UOP_FLAGS) & (UOP_FLAG_FIRST as u8)) == 0) return now;
-  store<u64>(CPU_HISTORY, historyAfter(load<u64>(CPU_HISTORY), sourceOf(pc), 0));
-  return now + fetchDelay(pc);
+  store<u64>(CPU_HISTORY, historyAfter(load<u64>(CPU_HISTORY), sourceOf(pc), takenTarget(pc)));
+  return now;
 }
 
 /** The code at `va` for a wrong path, translated if need be; 0: it cannot be fetched, or the wrong path itself has written there. */

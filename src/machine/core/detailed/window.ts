@@ -5,6 +5,7 @@ import {
   CPU_REGS,
   CPU_RETIRE,
   CPU_RETURN_STACK,
+  DETAILED_ACCESS_TIME,
   DETAILED_COUNT_TRANSIENT,
   DETAILED_COUNT_WINDOWS,
   DETAILED_JOURNAL_TOP,
@@ -53,6 +54,7 @@ export function closeWindow(): void {
   store<u32>(SHARED_PINNED, 0);
   store<i64>(DETAILED_LIMIT, TIME_NEVER);
   store<i64>(DETAILED_WALK_TIME, 0);
+  store<i64>(DETAILED_ACCESS_TIME, 0);
 }
 
 /** Remembers `bytes` bytes at `host` before a wrong path overwrites them. False: the journal is full, the store must not be done. */

@@ -167,6 +167,8 @@ function incDecNoFlags(width: Width): Op[] {
 export const aluOps: readonly Op[] = WIDTHS.flatMap((width) => [
   ...ALU_NAMES.flatMap((name) =>
     ALU_FORMS.flatMap((form): Op[] => {
+      // TEST is symmetric, and has one encoding with memory.
+      if (name === "test" && form === "rm") return [];
       const carries = name === "adc" || name === "sbb";
       const base = { bytes: 16, latency: "alu" } as const;
       const cold = (carries && (width < 32 || form === "mr" || form === "mi")) || (width === 16 && form !== "rr" && form !== "ri");

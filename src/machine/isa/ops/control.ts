@@ -20,6 +20,7 @@ import {
   reg,
   setFixed,
   setReg,
+  sext,
   status,
   store,
   sub,
@@ -109,26 +110,27 @@ const calls: readonly Op[] = [
   op("jmp_m", [load("v", 64, address), { s: "indirect", target: temp("v"), via: "jump" }], BRANCH),
 ];
 
-/** LOOP LOOPE LOOPNE decrement RCX without flags; JRCXZ and JECXZ only test. */
+/** LOOP LOOPE LOOPNE decrement RCX (with 67h: ECX) without flags; JRCXZ and JECXZ only test. */
 const countedBranches: readonly Op[] = [
-  op(
-    "loop",
-    [let_("v", sub(fixed(RCX, 64), num(1))), setFixed(RCX, 64, temp("v")), { s: "branch", when: compare("ne", temp("v"), num(0)) }],
-    BRANCH,
-  ),
-  ...(["e", "ne"] as const).map((code) =>
-    op(
-      `loop${code}`,
-      [
-        let_("v", sub(fixed(RCX, 64), num(1))),
-        setFixed(RCX, 64, temp("v")),
-        let_("x", num(0)),
-        { s: "if", when: flag(code), body: [let_("x", temp("v"))] },
-        { s: "branch", when: compare("ne", temp("x"), num(0)) },
-      ],
-      BRANCH,
-    ),
-  ),
+  ...([64, 32] as const).flatMap((width) => {
+    const suffix = width === 64 ? "" : "32";
+    const count = [let_("v", sext(width, sub(fixed(RCX, width), num(1)))), setFixed(RCX, width, temp("v"))];
+    return [
+      op(`loop${suffix}`, [...count, { s: "branch", when: compare("ne", temp("v"), num(0)) }], BRANCH),
+      ...(["e", "ne"] as const).map((code) =>
+        op(
+          `loop${code}${suffix}`,
+          [
+            ...count,
+            let_("x", num(0)),
+            { s: "if", when: flag(code), body: [let_("x", temp("v"))] },
+            { s: "branch", when: compare("ne", temp("x"), num(0)) },
+          ],
+          BRANCH,
+        ),
+      ),
+    ];
+  }),
   op("jrcxz", [{ s: "branch", when: compare("eq", fixed(RCX, 64), num(0)) }], BRANCH),
   op("jecxz", [{ s: "branch", when: compare("eq", fixed(RCX, 32), num(0)) }], BRANCH),
 ];

@@ -71,8 +71,8 @@ function signature(model: CpuModel): number {
 
 export type CpuidResult = readonly [eax: number, ebx: number, ecx: number, edx: number];
 
-/** CPUID of `leaf` and `subleaf` on logical CPU `id` of `cpus`. A leaf above the highest gives zeros. */
-export function cpuidOf(model: CpuModel, leaf: number, subleaf: number, id: number, cpus: number): CpuidResult {
+/** CPUID of `leaf` and `subleaf` on logical CPU `id` of `cpus`, `threadsPerCore` of them to a core. A leaf above the highest gives zeros. */
+export function cpuidOf(model: CpuModel, leaf: number, subleaf: number, id: number, cpus: number, threadsPerCore = 1): CpuidResult {
   switch (leaf >>> 0) {
     case 0:
       return [MAX_BASIC_LEAF, ascii(model.vendor, 0), ascii(model.vendor, 8), ascii(model.vendor, 4)];
@@ -86,8 +86,7 @@ export function cpuidOf(model: CpuModel, leaf: number, subleaf: number, id: numb
     case 7:
       return subleaf === 0 ? [0, features(model, 7, 1), features(model, 7, 2), features(model, 7, 3)] : [0, 0, 0, 0];
     case 0xb:
-      // SDM vol. 2: x2APIC topology; one level of cores, no SMT level beyond one thread.
-      return topologyLeaf(subleaf, id, cpus);
+      return topologyLeaf(subleaf, id, cpus, threadsPerCore);
     case 0x15:
       return [1, TSC_RATIO, CRYSTAL_HZ, 0];
     case 0x80000000:
@@ -128,9 +127,10 @@ function cacheLeaf(model: CpuModel, subleaf: number): CpuidResult {
   ];
 }
 
-function topologyLeaf(subleaf: number, id: number, cpus: number): CpuidResult {
-  const shift = 32 - Math.clz32(Math.max(1, cpus - 1));
-  if (subleaf === 0) return [0, 1, 1 << 8, id];
-  if (subleaf === 1) return [shift, cpus, (2 << 8) | 1, id];
+/** x2APIC topology: level types 1 SMT, 2 core; EAX is the shift to the next level's identifier. */
+function topologyLeaf(subleaf: number, id: number, cpus: number, threadsPerCore: number): CpuidResult {
+  const bits = (count: number): number => 32 - Math.clz32(Math.max(1, count) - 1);
+  if (subleaf === 0) return [bits(threadsPerCore), threadsPerCore, 1 << 8, id];
+  if (subleaf === 1) return [bits(cpus), cpus, (2 << 8) | 1, id];
   return [0, 0, subleaf & 0xff, id];
 }

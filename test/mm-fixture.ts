@@ -1,15 +1,15 @@
 // Memory management alone, for its tests: the early part of start_kernel() on one CPU of the bare abstract machine, interrupts off. There
-// is no IDT: an access that faults fails the test. Only tests import it.
-import { cpu, type Observer, silentObserver } from "../../hardware/index.ts";
-import { onBareMachine, type ResidueMachine } from "../../residue/index.ts";
-import { asiGlobalInit, asiGlobalInitPgd } from "../asi/asi-global.ts";
-import { asiFeature } from "../asi/asi-state.ts";
-import { currentTask } from "../sched/current.ts";
-import { initBootTask, initTask } from "../sched/task.ts";
-import { mmCoreInit, setupArchMemory } from "./boot-memory.ts";
-import { perCpuBase, setCpuOnline, setupPerCpuAreas } from "./percpu.ts";
-import { initializeTlbstateAndFlush } from "./tlb.ts";
-import { uaccessStubs } from "./uaccess.ts";
+// is no IDT: an access that faults fails the test.
+import { cpu, type Observer, silentObserver } from "../src/hardware/index.ts";
+import { asiGlobalInit, asiGlobalInitPgd } from "../src/kernel/asi/asi-global.ts";
+import { asiFeature } from "../src/kernel/asi/asi-state.ts";
+import { mmCoreInit, setupArchMemory } from "../src/kernel/mm/boot-memory.ts";
+import { perCpuBase, setCpuOnline, setupPerCpuAreas } from "../src/kernel/mm/percpu.ts";
+import { initializeTlbstateAndFlush } from "../src/kernel/mm/tlb.ts";
+import { uaccessStubs } from "../src/kernel/mm/uaccess.ts";
+import { currentTask } from "../src/kernel/sched/current.ts";
+import { initBootTask, initTask } from "../src/kernel/sched/task.ts";
+import { onBareMachine, type ResidueMachine } from "../src/residue/index.ts";
 
 export interface MmFixtureOptions {
   readonly memoryBytes?: number;

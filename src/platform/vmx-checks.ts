@@ -254,7 +254,8 @@ function interruptibilityFault(vmcs: VmcsRegion): string | undefined {
     if (type === INTR_TYPE_EXT_INTR && shadow !== 0) return "an interrupt is injected in an interrupt shadow";
     if (type === INTR_TYPE_NMI_INTR && (blocking & GUEST_INTR_STATE_MOV_SS) !== 0) return "an NMI is injected while MOV SS blocks";
     const hasVirtualNmis = (vmcs.low(VMCS.PIN_BASED_VM_EXEC_CONTROL) & PIN_BASED_VIRTUAL_NMIS) !== 0;
-    if (type === INTR_TYPE_NMI_INTR && hasVirtualNmis && (blocking & GUEST_INTR_STATE_NMI) !== 0) return "an NMI is injected while NMIs are blocked";
+    if (type === INTR_TYPE_NMI_INTR && hasVirtualNmis && (blocking & GUEST_INTR_STATE_NMI) !== 0)
+      return "an NMI is injected while NMIs are blocked";
   }
   if (vmcs.low(VMCS.VMCS_LINK_POINTER) !== 0xffffffff || vmcs.high(VMCS.VMCS_LINK_POINTER) !== 0xffffffff) return LINK_POINTER_FAULT;
   return undefined;

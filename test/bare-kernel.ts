@@ -1,6 +1,27 @@
 // A kernel image for tests of the machine alone: a few stubs, page tables as firmware expects them, and tables (GDT, IDT, TSS) that
 // its first function writes with steps of the seam. Not a kernel: handlers are given by the test.
-import { type Assembler, assemble, assembler, mem, r8, r9, r10, r11, r12, r13, r14, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp } from "../assembler/index.ts";
+import {
+  type Assembler,
+  assemble,
+  assembler,
+  mem,
+  r8,
+  r9,
+  r10,
+  r11,
+  r12,
+  r13,
+  r14,
+  r15,
+  rax,
+  rbp,
+  rbx,
+  rcx,
+  rdi,
+  rdx,
+  rsi,
+  rsp,
+} from "../src/assembler/index.ts";
 import {
   addVirt,
   cpu,
@@ -12,13 +33,13 @@ import {
   PTE_LARGE,
   PTE_PRESENT,
   PTE_WRITE,
-  physAddr,
   type Puppet,
+  physAddr,
   STUB_RETURN,
   tableIndex,
   type VirtAddr,
   virtAddr,
-} from "../hardware/index.ts";
+} from "../src/hardware/index.ts";
 
 /** 0xffffffff81000000, loaded at 16 MiB. */
 export const TEXT_BASE = virtAddr(-0x7f000000);
@@ -78,7 +99,12 @@ export interface TestKernel {
 export function testImage(kernel: TestKernel): KernelImage {
   const vectors = kernel.vectors ?? new Map<number, () => void>();
   const a = assembler();
-  a.label("start").mov(rsp, BigInt(DIRECT_MAP + STACKS_PHYSICAL)).mov(rax, rdi).inc(rax).shl(rax, 14).add(rsp, rax);
+  a.label("start")
+    .mov(rsp, BigInt(DIRECT_MAP + STACKS_PHYSICAL))
+    .mov(rax, rdi)
+    .inc(rax)
+    .shl(rax, 14)
+    .add(rsp, rax);
   a.trap("test_start").label("idle").hlt().jmp("idle");
   a.label(STUB_RETURN).trap(STUB_RETURN);
   for (const vector of vectors.keys()) entryStub(a, vector);
@@ -150,7 +176,11 @@ function loadTables(id: number, vectors: readonly number[]): void {
     cpu.store64(direct(gdt + 8 * i), Number(descriptor & 0xffffffffn), Number(descriptor >> 32n));
   }
   const base = direct(tss);
-  cpu.store64(direct(gdt + TSS_SELECTOR), ((TSS_BYTES - 1) | ((base & 0xffff) << 16)) >>> 0, (((base >>> 16) & 0xff) | 0x8900 | (base & 0xff000000)) >>> 0);
+  cpu.store64(
+    direct(gdt + TSS_SELECTOR),
+    ((TSS_BYTES - 1) | ((base & 0xffff) << 16)) >>> 0,
+    (((base >>> 16) & 0xff) | 0x8900 | (base & 0xff000000)) >>> 0,
+  );
   cpu.store64(direct(gdt + TSS_SELECTOR + 8), Math.floor(base / 2 ** 32) >>> 0, 0);
   cpu.storeWord(direct(tss + 4), direct(STACKS_PHYSICAL + (id + 1) * STACK_BYTES));
   cpu.storeWord(direct(tss + 0x24), direct(IST_PHYSICAL + (id + 1) * STACK_BYTES));

@@ -39,11 +39,14 @@ export function hasVmcsField(encoding: number): boolean {
 /** Typed access to the region at `base`, past caches and time: the processor keeps it in its own storage while it is current. */
 export class VmcsRegion {
   readonly base: PhysAddr;
+  /** Index of the region's first word in its buffer as 32-bit words. */
+  readonly firstWord: number;
   private readonly view: DataView;
 
   constructor(memory: PhysicalMemory, base: PhysAddr) {
     this.base = base;
     const { bytes } = memory;
+    this.firstWord = (bytes.byteOffset + base) / 4;
     this.view = new DataView(bytes.buffer, bytes.byteOffset + base, VMCS_BYTES);
   }
 

@@ -1,0 +1,103 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { inKernel } from "../../../test/in-kernel.ts";
+import { EEXIST, EINVAL } from "../../abi/index.ts";
+import { NULL, type Ptr } from "../../hardware/index.ts";
+import { mmAlloc, mmput } from "../mm/mm.ts";
+import { Mm } from "../mm/mm-struct.ts";
+import { TRACE_WARN, WARN_INIT_NO_CLASS, WARN_POLICY } from "../trace.ts";
+import { asiInitClass, asiUninitClass } from "./asi-class.ts";
+import { asiDestroy, asiInit } from "./asi-domain.ts";
+import { frameIn } from "./asi-map.ts";
+import { ASI_GLOBAL_NONSENSITIVE, asiTaints, currAsi, staticPolicy } from "./asi-state.ts";
+import { ASI_CLASS_KVM, ASI_CLASS_USERSPACE, ASI_TAINT_KERNEL_DATA, ASI_TAINT_USER_CONTROL, Asi, AsiTaintPolicy } from "./asi-struct.ts";
+
+const policy = staticPolicy("asi_domain_test_policy");
+
+test("a domain is shared by all who ask, and goes with the last (spec 2.2)", () => {
+  inKernel(() => {
+    const mm = mmAlloc();
+    const first = asiInit(mm, ASI_CLASS_KVM);
+    assert.equal(asiInit(mm, ASI_CLASS_KVM), first);
+    const domain = first as Ptr<"asi">;
+    assert.equal(domain, Mm.at(mm).asi.address(ASI_CLASS_KVM));
+    const asi = Asi.at(domain);
+    assert.deepEqual([asi.refCount, asi.mm, asi.classId], [2, mm, ASI_CLASS_KVM]);
+    asiDestroy(domain);
+    assert.equal(asi.refCount, 1);
+    assert.notEqual(asi.pgd, 0);
+    asiDestroy(domain);
+    assert.deepEqual([asi.refCount, asi.pgd, asi.mm], [0, 0, NULL]);
+    mmput(mm);
+  });
+});
+
+test("a domain maps what the global nonsensitive tables map, to the same frames, and no user half (spec 2.2, 2.10)", () => {
+  inKernel(() => {
+    const mm = mmAlloc();
+    const asi = Asi.at(asiInit(mm, ASI_CLASS_KVM) as Ptr<"asi">);
+    const global = Asi.at(ASI_GLOBAL_NONSENSITIVE).pgd;
+    for (const probe of [asiTaints.here(), currAsi.here(), mm, ASI_GLOBAL_NONSENSITIVE]) {
+      const frame = frameIn(Mm.at(mm).pgd, probe);
+      assert.notEqual(frame, undefined);
+      assert.notEqual(frameIn(asi.pgd, probe), undefined);
+      assert.equal(frameIn(asi.pgd, probe), frameIn(global, probe));
+    }
+    asiDestroy(asi.address as Ptr<"asi">);
+    mmput(mm);
+  });
+});
+
+test("a class that is not initialised has no domains (spec 2.2)", () => {
+  const { told } = inKernel(() => {
+    const mm = mmAlloc();
+    assert.equal(asiInit(mm, ASI_CLASS_USERSPACE), EINVAL);
+    mmput(mm);
+  });
+  assert.deepEqual(
+    told.events.filter(([event]) => event === TRACE_WARN).map(([, warning]) => warning),
+    [WARN_INIT_NO_CLASS],
+  );
+});
+
+test("a class is initialised once, and again after it was given up (spec 2.1)", () => {
+  inKernel(() => {
+    AsiTaintPolicy.at(policy).protectData = ASI_TAINT_KERNEL_DATA;
+    assert.equal(asiInitClass(ASI_CLASS_USERSPACE, policy), 0);
+    assert.equal(asiInitClass(ASI_CLASS_USERSPACE, policy), EEXIST);
+    asiUninitClass(ASI_CLASS_USERSPACE);
+    assert.equal(asiInitClass(ASI_CLASS_USERSPACE, policy), 0);
+    asiUninitClass(ASI_CLASS_USERSPACE);
+  });
+});
+
+test("a policy with a bit outside its mask is refused, and as posted only an empty field is warned of (spec 2.1)", () => {
+  const initialise = (protectData: number): number => {
+    const view = AsiTaintPolicy.at(policy);
+    view.protectData = protectData;
+    view.preventControl = ASI_TAINT_USER_CONTROL;
+    const error = asiInitClass(ASI_CLASS_USERSPACE, policy);
+    asiUninitClass(ASI_CLASS_USERSPACE);
+    return error;
+  };
+  const warnings = (events: readonly (readonly number[])[]): number =>
+    events.filter(([event, warning]) => event === TRACE_WARN && warning === WARN_POLICY).length;
+  const cordon = inKernel(() => [initialise(ASI_TAINT_USER_CONTROL), initialise(0)]);
+  assert.deepEqual(cordon.result, [EINVAL, 0]);
+  assert.equal(warnings(cordon.told.events), 1);
+  const posted = inKernel(() => [initialise(ASI_TAINT_USER_CONTROL | ASI_TAINT_KERNEL_DATA), initialise(0)], { preset: "rfc-v2" });
+  assert.deepEqual(posted.result, [0, 0]);
+  assert.equal(warnings(posted.told.events), 1);
+});
+
+test("with ASI off there are no domains, and everything tolerates that (spec 2.2)", () => {
+  inKernel(
+    () => {
+      const mm = mmAlloc();
+      assert.equal(asiInit(mm, ASI_CLASS_KVM), NULL);
+      asiDestroy(NULL);
+      mmput(mm);
+    },
+    { commandLine: "asi=off" },
+  );
+});

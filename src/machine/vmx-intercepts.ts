@@ -1,0 +1,92 @@
+// Which instructions a guest may not perform by itself: from the execution controls of the VMCS to the core's intercept classes.
+// SDM vol. 3, 26.6.2 (controls), 27.1.2 (instructions that always leave).
+import {
+  CPU_BASED_CR3_LOAD_EXITING,
+  CPU_BASED_CR3_STORE_EXITING,
+  CPU_BASED_CR8_LOAD_EXITING,
+  CPU_BASED_CR8_STORE_EXITING,
+  CPU_BASED_HLT_EXITING,
+  CPU_BASED_INVLPG_EXITING,
+  CPU_BASED_MONITOR_EXITING,
+  CPU_BASED_MOV_DR_EXITING,
+  CPU_BASED_MWAIT_EXITING,
+  CPU_BASED_PAUSE_EXITING,
+  CPU_BASED_RDPMC_EXITING,
+  CPU_BASED_RDTSC_EXITING,
+  CPU_BASED_UNCOND_IO_EXITING,
+  CPU_BASED_USE_IO_BITMAPS,
+  SECONDARY_EXEC_DESC,
+  SECONDARY_EXEC_WBINVD_EXITING,
+} from "../hardware/index.ts";
+import {
+  INTERCEPT_CLTS_LMSW,
+  INTERCEPT_CPUID,
+  INTERCEPT_CR0_WRITE,
+  INTERCEPT_CR3_READ,
+  INTERCEPT_CR3_WRITE,
+  INTERCEPT_CR4_WRITE,
+  INTERCEPT_CR8_READ,
+  INTERCEPT_CR8_WRITE,
+  INTERCEPT_DESCTABLE,
+  INTERCEPT_DR,
+  INTERCEPT_EXCEPTION,
+  INTERCEPT_HLT,
+  INTERCEPT_INVD,
+  INTERCEPT_INVLPG,
+  INTERCEPT_IO,
+  INTERCEPT_MONITOR,
+  INTERCEPT_MWAIT,
+  INTERCEPT_PAUSE,
+  INTERCEPT_RDMSR,
+  INTERCEPT_RDPMC,
+  INTERCEPT_RDTSC,
+  INTERCEPT_VMCALL,
+  INTERCEPT_VMX,
+  INTERCEPT_WBINVD,
+  INTERCEPT_WRMSR,
+  INTERCEPT_XSETBV,
+} from "./core/layout.gen.ts";
+
+/** Intercepted whatever the controls say. CR0 and CR4 writes, MSRs and ports are looked at by the host, which decides. */
+const ALWAYS =
+  (1 << INTERCEPT_CPUID) |
+  (1 << INTERCEPT_CR0_WRITE) |
+  (1 << INTERCEPT_CR4_WRITE) |
+  (1 << INTERCEPT_CLTS_LMSW) |
+  (1 << INTERCEPT_RDMSR) |
+  (1 << INTERCEPT_WRMSR) |
+  (1 << INTERCEPT_VMCALL) |
+  (1 << INTERCEPT_VMX) |
+  (1 << INTERCEPT_XSETBV) |
+  (1 << INTERCEPT_INVD) |
+  (1 << INTERCEPT_EXCEPTION);
+
+/** Primary controls and what the core intercepts for each. */
+const PRIMARY_INTERCEPTS: readonly (readonly [control: number, intercept: number])[] = [
+  [CPU_BASED_HLT_EXITING, INTERCEPT_HLT],
+  [CPU_BASED_INVLPG_EXITING, INTERCEPT_INVLPG],
+  [CPU_BASED_MWAIT_EXITING, INTERCEPT_MWAIT],
+  [CPU_BASED_RDPMC_EXITING, INTERCEPT_RDPMC],
+  [CPU_BASED_RDTSC_EXITING, INTERCEPT_RDTSC],
+  [CPU_BASED_CR3_LOAD_EXITING, INTERCEPT_CR3_WRITE],
+  [CPU_BASED_CR3_STORE_EXITING, INTERCEPT_CR3_READ],
+  [CPU_BASED_CR8_LOAD_EXITING, INTERCEPT_CR8_WRITE],
+  [CPU_BASED_CR8_STORE_EXITING, INTERCEPT_CR8_READ],
+  [CPU_BASED_MOV_DR_EXITING, INTERCEPT_DR],
+  [CPU_BASED_UNCOND_IO_EXITING, INTERCEPT_IO],
+  [CPU_BASED_USE_IO_BITMAPS, INTERCEPT_IO],
+  [CPU_BASED_MONITOR_EXITING, INTERCEPT_MONITOR],
+  [CPU_BASED_PAUSE_EXITING, INTERCEPT_PAUSE],
+];
+
+/** The core's intercepts (bits of CPU_INTERCEPTS) for the primary and secondary controls. */
+export function interceptsOf(primary: number, secondary: number): number {
+  let mask = ALWAYS;
+  for (let i = 0; i < PRIMARY_INTERCEPTS.length; i++) {
+    const pair = PRIMARY_INTERCEPTS[i];
+    if (pair !== undefined && (primary & pair[0]) !== 0) mask |= 1 << pair[1];
+  }
+  if ((secondary & SECONDARY_EXEC_DESC) !== 0) mask |= 1 << INTERCEPT_DESCTABLE;
+  if ((secondary & SECONDARY_EXEC_WBINVD_EXITING) !== 0) mask |= 1 << INTERCEPT_WBINVD;
+  return mask >>> 0;
+}

@@ -1,0 +1,228 @@
+// The third layer: kernel paths. Delivery through the IDT as nested roots, entry stubs as events, stub calls by their effects, and the
+// switch from one task's path to another's. Everything nested is a root that can be run again from its beginning (law 3).
+import {
+  assert,
+  fail,
+  hex,
+  LEAVE_SYSRETQ,
+  type PathRoot,
+  RFLAGS_IF,
+  STUB_CLEAR_CPU_BUFFERS,
+  STUB_FILL_RETURN_BUFFER,
+  STUB_L1D_FLUSH_SOFTWARE,
+  STUB_RETURN,
+  type Stub,
+  SUSPEND,
+  VECTOR_NMI,
+  type VirtAddr,
+} from "../hardware/index.ts";
+import { RCX, RDI, RDX, RSI } from "./core-state.ts";
+import { interruptReturn, pushFrame, systemReturn } from "./frames.ts";
+import { RegisterCpu } from "./register-cpu.ts";
+import { ResiduePath } from "./residue-path.ts";
+
+const PUSHED_BY_CALL = 16;
+const INTERRUPT_VECTOR_LIMIT = 256;
+
+export abstract class PathCpu extends RegisterCpu {
+  /** Result of a stub call or of an invoked vector that came to its end while its path was brought back; the step takes it. */
+  protected completed: number | undefined;
+
+  /** Delivery from user mode: a new event. */
+  protected deliverEvent(vector: number, error: number | undefined): void {
+    pushFrame(this.state, this.linear, vector, error);
+    this.enterKernel(this.host.stubAt(this.state.rip) ?? fail(`the gate of vector ${vector} leads to no stub: ${hex(this.state.rip)}`));
+  }
+
+  protected enterKernel(stub: Stub): void {
+    const { state } = this;
+    state.activity = "kernel";
+    const address = this.host.symbol(stub.symbol);
+    if (address !== undefined) state.rip = this.host.trapOf(address);
+    const entered = state.rip;
+    this.path.begin(stub, () => {
+      this.running.push(entered);
+      const instruction = stub.effect(state.register(RDI), state.register(RSI), state.register(RDX), state.register(RCX));
+      this.running.pop();
+      this.leave(instruction);
+    });
+  }
+
+  /** The end of an event: IRETQ or SYSRETQ to user mode. */
+  protected leave(instruction: number): void {
+    this.returnBy(instruction);
+    assert(this.state.cpl === 3, () => `an event ended in kernel mode at ${hex(this.state.rip)}`);
+    this.state.activity = "user";
+  }
+
+  private returnBy(instruction: number): void {
+    if (instruction === LEAVE_SYSRETQ) systemReturn(this.state);
+    else interruptReturn(this.state, this.linear);
+    this.attend();
+  }
+
+  protected get isDeliverable(): boolean {
+    const { state } = this;
+    if (state.isNmiPending && !state.isNmiBlocked) return true;
+    return (state.rflags & RFLAGS_IF) !== 0 && this.apic.pending(0) >= 0;
+  }
+
+  /** The vector to deliver now. */
+  protected acknowledge(): number {
+    const { state } = this;
+    if (state.isNmiPending && !state.isNmiBlocked) {
+      state.isNmiPending = false;
+      return VECTOR_NMI;
+    }
+    const vector = this.apic.pending(0);
+    this.apic.acknowledge(vector);
+    return vector;
+  }
+
+  protected finishNested(root: PathRoot): void {
+    root();
+    this.path.endNested();
+  }
+
+  private nest(root: PathRoot): void {
+    this.path.beginNested(root);
+    root();
+    this.path.endNested();
+  }
+
+  protected deliverNested(vector: number, error: number | undefined): void {
+    assert(vector >= 0 && vector < INTERRUPT_VECTOR_LIMIT, () => `not a vector: ${vector}`);
+    pushFrame(this.state, this.linear, vector, error);
+    const stub = this.host.stubAt(this.state.rip) ?? fail(`the gate of vector ${vector} leads to no stub: ${hex(this.state.rip)}`);
+    const trap = this.host.trapOf(this.state.rip);
+    this.state.rip = trap;
+    this.attend();
+    this.nest(() => {
+      this.running.push(trap);
+      const instruction = stub.effect(0, 0, 0, 0);
+      this.running.pop();
+      this.returnBy(instruction);
+    });
+  }
+
+  protected rawCallStub(symbol: string, a0: number, a1: number, a2: number, a3: number): number {
+    if (this.completed === undefined) this.runStub(symbol, a0, a1, a2, a3);
+    return this.takeCompleted();
+  }
+
+  private takeCompleted(): number {
+    const value = this.completed ?? fail("a stub ended without a result");
+    this.completed = undefined;
+    return value;
+  }
+
+  private runStub(symbol: string, a0: number, a1: number, a2: number, a3: number): void {
+    const stub = this.host.stub(symbol) ?? fail(`no stub ${symbol}`);
+    const address = this.host.symbol(symbol) ?? this.state.rip;
+    this.pushReturn();
+    const { state } = this;
+    state.setRegister(RDI, a0);
+    state.setRegister(RSI, a1);
+    state.setRegister(RDX, a2);
+    state.setRegister(RCX, a3);
+    state.rip = address;
+    this.nest(() => {
+      this.running.push(address);
+      const value = stub.effect(a0, a1, a2, a3);
+      this.running.pop();
+      this.structuresEffect(symbol);
+      this.popReturn();
+      this.completed = value;
+    });
+  }
+
+  /** The host's part of a call: RIP, then the address of the trap that ends the stub. */
+  private pushReturn(): void {
+    const { state } = this;
+    this.linear.writeWord(state.rsp - 8, state.rip);
+    this.linear.writeWord(state.rsp - PUSHED_BY_CALL, this.host.symbol(STUB_RETURN) ?? 0);
+    state.rsp = (state.rsp - PUSHED_BY_CALL) as VirtAddr;
+  }
+
+  private popReturn(): void {
+    const { state } = this;
+    const expected = this.host.symbol(STUB_RETURN) ?? 0;
+    const found = this.linear.readWord(state.rsp);
+    assert(found === expected, () => `a stub returned to ${hex(found)} instead of stub_return: RSP ${hex(state.rsp)} is not what it was`);
+    state.rip = this.linear.readWord(state.rsp + 8) as VirtAddr;
+    state.rsp = (state.rsp + PUSHED_BY_CALL) as VirtAddr;
+  }
+
+  private structuresEffect(symbol: string): void {
+    if (symbol === STUB_FILL_RETURN_BUFFER) this.labels.fillReturnStack();
+    else if (symbol === STUB_L1D_FLUSH_SOFTWARE) this.labels.flushL1d(false);
+    else if (symbol === STUB_CLEAR_CPU_BUFFERS) this.labels.clearBuffers();
+  }
+
+  protected rawInvokeVector(vector: number): void {
+    if (this.completed === undefined) {
+      pushFrame(this.state, this.linear, vector, undefined);
+      const stub = this.host.stubAt(this.state.rip) ?? fail(`the gate of vector ${vector} leads to no stub: ${hex(this.state.rip)}`);
+      const trap = this.host.trapOf(this.state.rip);
+      this.state.rip = trap;
+      this.attend();
+      this.nest(() => {
+        this.running.push(trap);
+        const instruction = stub.effect(0, 0, 0, 0);
+        this.running.pop();
+        this.returnBy(instruction);
+        this.completed = 0;
+      });
+    }
+    this.takeCompleted();
+  }
+
+  protected rawStackPointer(): number {
+    return this.state.rsp;
+  }
+
+  protected rawSwitchTo(symbol: string, prev: VirtAddr, next: VirtAddr): void {
+    if (prev === next) return;
+    const stub = this.host.stub(symbol) ?? fail(`no stub ${symbol}`);
+    this.path.sleepStack = this.state.rsp;
+    this.pushReturn();
+    this.nest(() => {
+      stub.effect(prev, next, 0, 0);
+      this.popReturn();
+      this.path.endNested();
+      this.changePath(prev, next);
+      throw SUSPEND;
+    });
+  }
+
+  /**
+   * The stacks are switched. `next` goes on with its sleeping path if that slept on just this stack; a path of another stack is of a
+   * dead task whose address was used again, and `next` is new.
+   */
+  private changePath(prev: VirtAddr, next: VirtAddr): void {
+    const { sleeping } = this.host;
+    const { state } = this;
+    this.path.isPastStep = true;
+    sleeping.set(prev, this.path);
+    const found = sleeping.get(next);
+    sleeping.delete(next);
+    if (found !== undefined && found.sleepStack === state.rsp) {
+      this.path = found;
+      return;
+    }
+    const first = this.host.stubAt(state.rip);
+    if (first === undefined) fail(`task ${hex(next)} has neither a sleeping path nor a first stub at ${hex(state.rip)}`);
+    this.path = new ResiduePath();
+    this.enterKernel(first);
+  }
+
+  protected override rawReadRegister(register: number): number {
+    this.high = this.state.high[register] ?? 0;
+    return this.state.low[register] ?? 0;
+  }
+
+  protected override rawWriteRegister(register: number, low: number, high: number): void {
+    this.state.low[register] = low;
+    this.state.high[register] = high;
+  }
+}

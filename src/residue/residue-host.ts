@@ -1,0 +1,25 @@
+// What a CPU of the abstract machine needs of the machine it is in.
+import type { Owner, PhysAddr, Puppet, Stub, VirtAddr } from "../hardware/index.ts";
+import type { IoBus } from "../platform/index.ts";
+import type { GuestModel } from "./guest.ts";
+import type { ResiduePath } from "./residue-path.ts";
+
+/** What a CPU needs of the machine it is in. */
+export interface ResidueHost {
+  readonly cpuCount: number;
+  readonly ports: IoBus;
+  readonly guest: GuestModel;
+  /** Entry points and other stubs of kernel text. */
+  stub(symbol: string): Stub | undefined;
+  stubAt(address: VirtAddr): Stub | undefined;
+  symbol(name: string): VirtAddr | undefined;
+  /** Address of the trap of the stub at `address`. */
+  trapOf(address: VirtAddr): VirtAddr;
+  registerPuppet(name: string, trap: PhysAddr): void;
+  puppetAt(trap: PhysAddr): Puppet | undefined;
+  sendInterrupt(destination: number, vector: number, isNmi: boolean): void;
+  /** Kernel paths that sleep, by the address of their task. */
+  readonly sleeping: Map<VirtAddr, ResiduePath>;
+  /** The owner that context() last named for user and guest code of a CPU. */
+  contextLabel(cpu: number, isGuest: boolean): Owner;
+}
