@@ -35,6 +35,8 @@ export function ledgerText(run: GuestRun): string {
     section("flushes", ledger.flushes),
     section("VM exits", ledger.vmExits),
     section("kernel warnings", ledger.warnings),
+    run.violations === null || run.violations.length > 0 ? "" : "\nsafety properties S1 to S10: no violation\n",
+    section("violations of the safety properties", run.violations ?? []),
     section("instructions that are not implemented (each raised #UD)", run.unimplemented),
   ].join("");
 }

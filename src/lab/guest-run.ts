@@ -22,6 +22,8 @@ export interface GuestRunOptions {
   readonly gear: Gear;
   /** Simulated cycles after which a guest that has not ended is stopped. */
   readonly limit: number;
+  /** Evaluates the safety properties all the way. */
+  readonly check: boolean;
   readonly console: (bytes: Uint8Array) => void;
   readonly log: (line: string) => void;
 }
@@ -43,6 +45,8 @@ export interface GuestRun {
   readonly ledger: LedgerReport;
   /** Instructions that the machine does not know: each raised #UD. */
   readonly unimplemented: readonly LedgerRow[];
+  /** Violations of the safety properties; null when they were not evaluated. */
+  readonly violations: readonly LedgerRow[] | null;
 }
 
 /** Reads and checks a guest image; UsageError names what is wrong with it. */
@@ -67,6 +71,7 @@ export function runGuest(options: GuestRunOptions): GuestRun {
         args: encodeVmmArguments({ image: options.image, memoryBytes: options.memoryBytes, commandLine: options.guestCommandLine }),
       },
     ],
+    check: options.check,
     console: (byte) => line.add(byte),
     log: options.log,
   });
@@ -86,6 +91,7 @@ export function runGuest(options: GuestRunOptions): GuestRun {
     instructions: machine.instructions,
     ledger: simulation.ledger.report(),
     unimplemented: machine.unimplemented.map(([what, count]) => ({ what, count })),
+    violations: simulation.violations?.map(([what, count]) => ({ what, count })) ?? null,
   };
 }
 

@@ -8,5 +8,7 @@ export {
   runAttack,
   SECRET_BYTES,
 } from "./attack/scenario.ts";
+export { type CheckConfig, type CheckReport, checkKvmRun } from "./check/index.ts";
 export { type GuestRun, type GuestRunOptions, parseGuestImage, runGuest } from "./guest-run.ts";
 export type { ExitRow, LedgerReport, LedgerRow } from "./ledger.ts";
+export { Simulation, type SimulationOptions } from "./simulation.ts";

@@ -11,7 +11,9 @@ import {
 } from "../kernel/index.ts";
 import { type Gear, type RunResult, SimulatedMachine } from "../machine/index.ts";
 import { VICTIM_PUPPET, VMM_PUPPET, type VmmEnding, victim, vmmPuppet } from "../vmm/index.ts";
+import { checkedObserver, SimulatedCheck } from "./check/index.ts";
 import { Ledger } from "./ledger.ts";
+import { describeViolation } from "./properties/index.ts";
 
 export interface SimulationOptions {
   readonly model: CpuModel;
@@ -25,6 +27,8 @@ export interface SimulationOptions {
   /** Runs in the kernel at the end of its boot. */
   readonly lateInitcall?: () => void;
   readonly hooks?: KernelHooks;
+  /** Evaluates S1 to S10 before every step of the kernel and every entry to user code or a guest. */
+  readonly check?: boolean;
   /** Console output of the processes, byte by byte. */
   readonly console?: (byte: number) => void;
   /** Lines of the kernel log. */
@@ -43,6 +47,7 @@ export class Simulation {
   ending: VmmEnding | undefined;
   /** Simulated cycles at the end of the kernel's boot; undefined before. */
   bootCycles: number | undefined;
+  private readonly check: SimulatedCheck | undefined;
   private readonly exited = new Set<number>();
   private waitingFor = 0;
 
@@ -62,6 +67,7 @@ export class Simulation {
         [VICTIM_PUPPET, victim],
       ]),
     });
+    const observer = checkedObserver(this.observer(options));
     this.machine = new SimulatedMachine({
       model: options.model,
       memoryBytes: options.memoryBytes,
@@ -69,9 +75,21 @@ export class Simulation {
       gear: options.gear,
       image,
       commandLine: options.commandLine,
-      observer: this.observer(options),
+      observer,
       console: options.console ?? (() => undefined),
     });
+    this.check = options.check === true ? new SimulatedCheck(this.machine, observer, { isCollecting: true }) : undefined;
+  }
+
+  /** Violations of the safety properties so far, in words, with how often each was found; undefined when nothing is checked. */
+  get violations(): readonly (readonly [string, number])[] | undefined {
+    if (this.check === undefined) return undefined;
+    const counts = new Map<string, number>();
+    for (const violation of this.check.checker.violations) {
+      const text = describeViolation(violation);
+      counts.set(text, (counts.get(text) ?? 0) + 1);
+    }
+    return [...counts];
   }
 
   /** Runs until process `pid` exits, the cycle limit is reached, or nothing can go on. */

@@ -38,6 +38,7 @@ function modelNamed(key: string): DetailedModel {
 }
 
 const skx = modelNamed("skx");
+const withoutBugs: DetailedModel = { ...skx, bugs: { meltdown: false, l1tf: false, mds: false } };
 const PAGE_FAULT = 14;
 const SECRET = 0xa7;
 /** Where the secret lies in its page; its line holds nothing else. */
@@ -84,14 +85,14 @@ const ARRAY_LENGTH = 16;
 const LENGTH = DATA;
 const ROUNDS = 40;
 
-/** Trains a bounds check with indices in range and ends with one outside: `fence` stands behind the check. */
-function spectreV1(bench: AttackBench, fence: (a: Assembler) => Assembler): number[] {
-  const outside = SECRET_PAGE + SECRET_OFFSET - ARRAY;
+/** Trains a bounds check with indices in range and ends with one outside, at `target`: `fence` stands behind the check. */
+function spectreV1(bench: AttackBench, fence: (a: Assembler) => Assembler, target = SECRET_PAGE + SECRET_OFFSET): number[] {
+  const outside = target - ARRAY;
   bench.flat.memory(LENGTH, 8).set([ARRAY_LENGTH]);
   // The victim uses its secret, so that it is in a cache.
   bench.run((a) => a.mov(r8, SECRET_PAGE + SECRET_OFFSET).mov(eax, mem(r8)));
   bench.flushProbe();
-  bench.run((a) => {
+  const result = bench.run((a) => {
     a.mov(r12d, ROUNDS).mov(r10, LENGTH).mov(r11, ARRAY).mov(r14, outside);
     a.label("round")
       .mov(rdi, r12)
@@ -103,6 +104,7 @@ function spectreV1(bench: AttackBench, fence: (a: Assembler) => Assembler): numb
     encode(a).label("out").ret();
     return a.label("end").nop();
   });
+  assert.equal(result.vector, -1, "a fault of a wrong path is squashed");
   // The training left the line of value 0.
   return bench.hits().filter((line) => line !== 0);
 }
@@ -124,6 +126,15 @@ test("Spectre v1: LFENCE behind the check stops it", () => {
 test("Spectre v1: a window as short as the reorder buffer of one micro-op leaks nothing", () => {
   assert.deepEqual(
     spectreV1(benchOn({ ...skx, reorderBuffer: 4 }), (a) => a),
+    [],
+  );
+});
+
+test("Spectre v1: what is not mapped is not read, and the fault is squashed", () => {
+  const bench = benchOn(withoutBugs);
+  bench.setPageEntry(WINDOW_PAGE, 0n);
+  assert.deepEqual(
+    spectreV1(bench, (a) => a, WINDOW_PAGE + SECRET_OFFSET),
     [],
   );
 });
@@ -198,6 +209,29 @@ test("return stack: a return goes on behind its call until its real address is k
     return a.align(64).label("end").nop();
   });
   assert.deepEqual(bench.hits(), [SECRET]);
+});
+
+test("return stack underflow: a return whose entry was lost is steered by where it went before (RSBA)", () => {
+  const attack = (model: DetailedModel): number[] => {
+    const bench = benchOn(model);
+    bench.run((a) => a.mov(r8, SECRET_PAGE + SECRET_OFFSET).mov(eax, mem(r8)));
+    bench.flushProbe();
+    bench.run((a) => {
+      a.mov(rdi, DATA).call("outer");
+      a.movzx(eax, byte(mem(rdi)));
+      encode(a).lfence().cmp(rdi, DATA).jne("end");
+      a.mov(rdi, SECRET_PAGE + SECRET_OFFSET)
+        .call("outer")
+        .jmp("end");
+      // 20 calls inside each other push all that the stack of 16 held before.
+      a.align(64).label("outer").mov(ecx, 20).call("inner").clflush(mem(rsp)).mfence().ret();
+      a.align(64).label("inner").dec(ecx).je("innermost").call("inner").label("innermost").ret();
+      return a.align(64).label("end").nop();
+    });
+    return bench.hits().filter((line) => line !== 0);
+  };
+  assert.deepEqual(attack({ ...skx, returnUnderflow: "indirect" }), [SECRET]);
+  assert.deepEqual(attack({ ...skx, returnStackDepth: 64 }), []);
 });
 
 /** Loads from `va`, which faults, and lets the byte choose a probe line; the caller reads the channel. */
@@ -314,7 +348,6 @@ function mds(model: DetailedModel, before: (a: Assembler) => Assembler): number[
 }
 
 const mdsOnly: DetailedModel = { ...skx, bugs: { meltdown: false, l1tf: false, mds: true } };
-const withoutBugs: DetailedModel = { ...skx, bugs: { meltdown: false, l1tf: false, mds: false } };
 const unchanged = (a: Assembler): Assembler => a;
 
 test("MDS: a faulting load samples the fill buffer used last", () => {
@@ -326,6 +359,26 @@ test("MDS: VERW with MD_CLEAR stops it; without that microcode it does not; a CP
   assert.deepEqual(mds(mdsOnly, verw), []);
   assert.deepEqual(mds({ ...mdsOnly, mdClear: false }, verw), [SECRET]);
   assert.deepEqual(mds(withoutBugs, unchanged), []);
+});
+
+test("MDS: a faulting load samples a store whose page offset matches", () => {
+  const sample = (model: DetailedModel, before: (a: Assembler) => Assembler): number[] => {
+    const bench = benchOn(model);
+    bench.setPageEntry(WINDOW_PAGE, bench.pageEntry(WINDOW_PAGE) & ~USER);
+    bench.flushProbe();
+    bench.run((a) => {
+      a.mov(r8, DATA + 0x688)
+        .mov(r9, WINDOW_PAGE + 0x688)
+        .mov(r10, DATA)
+        .mov(rdi, SECRET)
+        .mov(eax, mem(r9, 0x1000));
+      return encode(before(a.mov(qword(mem(r8)), rdi).lfence()).movzx(eax, byte(mem(r9))));
+    });
+    return bench.hits();
+  };
+  assert.deepEqual(sample(mdsOnly, unchanged), [SECRET]);
+  assert.ok(!sample(mdsOnly, (a) => a.verw(word(mem(r10)))).includes(SECRET));
+  assert.deepEqual(sample(withoutBugs, unchanged), []);
 });
 
 test("a wrong path changes no register, flag or byte of memory", () => {

@@ -32,9 +32,15 @@ test("a load fills L1D and L2, not the victim cache L3; CLFLUSH empties all", ()
   const bench = new AttackBench(model);
   const { structures } = bench;
   load(bench, DATA);
-  assert.deepEqual((["l1d", "l2", "l3"] as const).map((cache) => structures.holds(cache, 0, DATA)), [true, true, false]);
+  assert.deepEqual(
+    (["l1d", "l2", "l3"] as const).map((cache) => structures.holds(cache, 0, DATA)),
+    [true, true, false],
+  );
   bench.run((a) => a.mov(r8, DATA).clflush(mem(r8)));
-  assert.deepEqual((["l1d", "l2", "l3"] as const).map((cache) => structures.holds(cache, 0, DATA)), [false, false, false]);
+  assert.deepEqual(
+    (["l1d", "l2", "l3"] as const).map((cache) => structures.holds(cache, 0, DATA)),
+    [false, false, false],
+  );
 });
 
 test("each level answers in its own time", () => {
@@ -43,7 +49,12 @@ test("each level answers in its own time", () => {
   const l1 = timeOf(bench, DATA + 0x80);
   bench.exports.flushL1d();
   const l2 = timeOf(bench, DATA + 0x80);
-  bench.run((a) => a.mov(r8, DATA + 0x80).clflush(mem(r8)).mfence());
+  bench.run((a) =>
+    a
+      .mov(r8, DATA + 0x80)
+      .clflush(mem(r8))
+      .mfence(),
+  );
   const memory = timeOf(bench, DATA + 0x80);
   assert.ok(l1 < l2 && l2 < memory, `${l1} ${l2} ${memory}`);
   assert.ok(Math.abs(l2 - l1 - (model.l2.latency - model.l1d.latency)) <= 2, `L2 ${l2}, L1D ${l1}`);
@@ -64,8 +75,14 @@ test("a set keeps the lines used last: as many as it has ways", () => {
 test("a dirty line is written back: L1D to L2, L2 to L3", () => {
   const bench = new AttackBench(model);
   const { structures } = bench;
-  const isDirty = (cache: "l1d" | "l2"): boolean => [...structures.lines(cache, 0)].some((line) => line.address === DATA + 0x100 && line.dirty);
-  bench.run((a) => a.mov(r8, DATA + 0x100).mov(qword(mem(r8)), 1).lfence());
+  const isDirty = (cache: "l1d" | "l2"): boolean =>
+    [...structures.lines(cache, 0)].some((line) => line.address === DATA + 0x100 && line.dirty);
+  bench.run((a) =>
+    a
+      .mov(r8, DATA + 0x100)
+      .mov(qword(mem(r8)), 1)
+      .lfence(),
+  );
   assert.deepEqual([isDirty("l1d"), isDirty("l2")], [true, false]);
   bench.exports.flushL1d();
   assert.deepEqual([isDirty("l1d"), isDirty("l2")], [false, true]);
@@ -94,7 +111,13 @@ test("lines, fill buffers and the store buffer carry the label of the frame; a f
   const { structures } = bench;
   const ownerIn = (cache: "l1d" | "l2"): number | undefined => [...structures.lines(cache, 0)].find((line) => line.address === DATA)?.owner;
   structures.setFrameOwner(DATA / 4096, VICTIM_LABEL);
-  bench.run((a) => a.mov(r8, DATA).mov(rax, mem(r8)).mov(qword(mem(r8, 8)), 1).lfence());
+  bench.run((a) =>
+    a
+      .mov(r8, DATA)
+      .mov(rax, mem(r8))
+      .mov(qword(mem(r8, 8)), 1)
+      .lfence(),
+  );
   assert.deepEqual([ownerIn("l1d"), ownerIn("l2")], [VICTIM_LABEL, VICTIM_LABEL]);
   assert.ok([...structures.fillBuffers(0)].some((line) => line.address === DATA && line.owner === VICTIM_LABEL));
   assert.ok([...structures.storeBuffer(0)].some((store) => store.address === DATA + 8 && store.owner === VICTIM_LABEL));
@@ -164,7 +187,12 @@ test("independent loads overlap, dependent ones do not", () => {
   const bench = new AttackBench(model);
   const cycles = (write: (a: Assembler) => Assembler): number => {
     bench.run((a) => {
-      a.mov(r8, DATA + 0x1000).clflush(mem(r8)).clflush(mem(r8, 64)).clflush(mem(r8, 128)).clflush(mem(r8, 192)).mfence();
+      a.mov(r8, DATA + 0x1000)
+        .clflush(mem(r8))
+        .clflush(mem(r8, 64))
+        .clflush(mem(r8, 128))
+        .clflush(mem(r8, 192))
+        .mfence();
       a.rdtscp().mov(r9, rax);
       return write(a).rdtscp().sub(rax, r9).mov(r8, rax);
     });
@@ -183,7 +211,12 @@ test("RDTSC does not wait for an older load, RDTSCP does", () => {
   const bench = new AttackBench(model);
   const measured = (readTime: (a: Assembler) => Assembler): number => {
     bench.run((a) => {
-      a.mov(r9, DATA + 0x2000).clflush(mem(r9)).mfence().rdtscp().mov(r8, rax).mov(r10, mem(r9));
+      a.mov(r9, DATA + 0x2000)
+        .clflush(mem(r9))
+        .mfence()
+        .rdtscp()
+        .mov(r8, rax)
+        .mov(r10, mem(r9));
       return readTime(a).sub(rax, r8).mov(r8, rax);
     });
     return bench.flat.registers[2 * R8] ?? 0;
@@ -195,7 +228,12 @@ test("RDTSC does not wait for an older load, RDTSCP does", () => {
 
 test("an access of the kernel's own fills lines and takes time", () => {
   const bench = new AttackBench(model);
-  bench.run((a) => a.mov(r8, DATA + 0x3000).clflush(mem(r8)).mfence());
+  bench.run((a) =>
+    a
+      .mov(r8, DATA + 0x3000)
+      .clflush(mem(r8))
+      .mfence(),
+  );
   bench.core.functions.load32(DATA + 0x3000);
   assert.ok(bench.structures.holds("l1d", 0, DATA + 0x3000));
 });
@@ -205,7 +243,10 @@ test("touching a range leaves its footprint", () => {
   bench.exports.writeBackInvalidate();
   bench.exports.touchPhysical(DATA + 0x10, 4 * LINE, 0);
   const lines = [...bench.structures.lines("l1d", 0)].map((line) => line.address).sort((a, b) => a - b);
-  assert.deepEqual(lines, [0, 1, 2, 3, 4].map((n) => DATA + n * LINE));
+  assert.deepEqual(
+    lines,
+    [0, 1, 2, 3, 4].map((n) => DATA + n * LINE),
+  );
 });
 
 test("two runs of the same program take the same cycles", () => {

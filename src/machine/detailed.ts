@@ -2,8 +2,8 @@
 // labels, and lets observers look into every structure. Looking costs no simulated time and changes nothing.
 import { assert } from "../hardware/index.ts";
 import * as L from "./core/layout.gen.ts";
-import { OPERATION_COSTS } from "./isa/layout-detailed.ts";
 import { type CacheGeometry, checkDetailedModel, type DetailedModel } from "./detailed-model.ts";
+import { OPERATION_COSTS } from "./isa/layout-detailed.ts";
 
 /** Functions of the core that this side calls. */
 export interface DetailedExports {
@@ -280,7 +280,8 @@ export class DetailedStructures {
     this.set32(L.MODEL_ISOLATION, this.isolation());
     this.set32(L.MODEL_COST_DELIVERY, model.costs.interrupt * QUARTERS);
     this.set32(L.MODEL_COST_PAGE_FAULT, model.costs.pageFault * QUARTERS);
-    for (const [index, name] of OPERATION_COSTS.entries()) this.set32(L.MODEL_COSTS + index * 4, name === "none" ? 0 : model.costs[name] * QUARTERS);
+    for (const [index, name] of OPERATION_COSTS.entries())
+      this.set32(L.MODEL_COSTS + index * 4, name === "none" ? 0 : model.costs[name] * QUARTERS);
     this.view.setBigInt64(L.DETAILED_LIMIT, BigInt(L.TIME_NEVER), true);
   }
 

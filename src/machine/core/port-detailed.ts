@@ -7,8 +7,6 @@ import { dropLine } from "./detailed/hierarchy.ts";
 import { clearBuffers } from "./detailed/operations.ts";
 import { drain, selectCore } from "./detailed/select.ts";
 import { markHistory } from "./detailed/target-predictor.ts";
-import { findForRead } from "./memory.ts";
-import { VECTOR_PF } from "./mmu.ts";
 import { executeDetailed } from "./execute-detailed.gen.ts";
 import {
   CPU_BUDGET,
@@ -40,13 +38,15 @@ import {
   SHARED_PHYSICAL_BYTES,
   SITE_INDEX,
 } from "./layout.gen.ts";
+import { findForRead } from "./memory.ts";
+import { VECTOR_PF } from "./mmu.ts";
 
 /** Longest uninterrupted stay in the executor, in instructions: V8 replaces code by its optimized form only when a function is entered. */
 const LONGEST_SLICE: i32 = 200000;
 const QUARTERS: i64 = 4;
 
 /** The budget ends at the first branch at or after its last cycle: no single steps. */
-export function portMustStep(budget: i32): bool {
+export function portMustStep(_budget: i32): bool {
   return false;
 }
 
@@ -133,7 +133,7 @@ export function portHostAccess(host: u32, bytes: u32, write: bool): void {
     if (write) storeTime(line === first ? host : (PHYSICAL_REGION as u32) + (line << 6), 1, ready);
   }
   const visible = done - (load<u32>(DETAILED_L1D_LATENCY) as i64);
-  store<i64>(CPU_NOW, (visible > now ? visible : now) + QUARTERS);
+  store<i64>(CPU_NOW, max<i64>(visible, now) + QUARTERS);
   store<u64>(CPU_CYCLES, (load<i64>(CPU_NOW) / QUARTERS) as u64);
 }
 

@@ -241,7 +241,19 @@ export const detailedRecords: readonly LayoutRecord[] = [
 export const ARENA_BYTES = 16 * MIB;
 
 /** Operations that take long by themselves: indices of MODEL_COSTS. The printer names them by op, the host fills in cycles. */
-export const OPERATION_COSTS = ["none", "syscall", "sysret", "iret", "swapgs", "controlWrite", "invlpg", "invpcid", "verw", "lfence", "interrupt"] as const;
+export const OPERATION_COSTS = [
+  "none",
+  "syscall",
+  "sysret",
+  "iret",
+  "swapgs",
+  "controlWrite",
+  "invlpg",
+  "invpcid",
+  "verw",
+  "lfence",
+  "interrupt",
+] as const;
 export type OperationCost = (typeof OPERATION_COSTS)[number];
 
 /** `frames`: most frames of physical memory. */

@@ -4,12 +4,11 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { COLD_TRANSIENT, COLD_WAITS, coldFacts } from "./cold-facts.ts";
 import type { Op } from "./ir.ts";
 import { OPS, opNumber } from "./op-table.ts";
-import { addressReads, coldFacts, printDetailedExecutor, valueReads } from "./print-detailed.ts";
+import { addressReads, printDetailedExecutor, valueReads } from "./print-detailed.ts";
 
-const COLD_WAITS = 1024;
-const COLD_TRANSIENT = 2048;
 const MOST_LOCALS = 100;
 const WASM_HEADER_BYTES = 8;
 const CODE_SECTION = 10;
@@ -75,12 +74,29 @@ test("an access waits for its address, the result for the rest too", () => {
 });
 
 test("fences and system instructions wait; RDTSC alone does not", () => {
-  for (const name of ["lfence", "mfence", "rdtscp", "iretq", "mov_to_cr", "assist"]) assert.ok((coldFacts(opNamed(name)) & COLD_WAITS) !== 0, name);
+  for (const name of ["lfence", "mfence", "rdtscp", "iretq", "mov_to_cr", "assist"])
+    assert.ok((coldFacts(opNamed(name)) & COLD_WAITS) !== 0, name);
   for (const name of ["rdtsc", "prefetch", "clflush"]) assert.equal(coldFacts(opNamed(name)) & COLD_WAITS, 0, name);
 });
 
 test("a wrong path executes nothing that reaches beyond what a window takes back", () => {
-  const stops = ["assist", "cli", "hlt", "iretq", "mov_to_cr", "movs", "out", "pushf", "stos", "swapgs", "syscall", "sysretq", "trap", "vector_store"];
+  const stops = [
+    "assist",
+    "cli",
+    "hlt",
+    "iretq",
+    "mov_to_cr",
+    "movs",
+    "out",
+    "pushf",
+    "stos",
+    "swapgs",
+    "syscall",
+    "sysretq",
+    "trap",
+    "vector_store",
+  ];
   for (const name of stops) assert.equal(coldFacts(opNamed(name)) & COLD_TRANSIENT, 0, name);
-  for (const name of ["lfence", "prefetch", "rdtsc", "vector_load", "adc8_mr"]) assert.ok((coldFacts(opNamed(name)) & COLD_TRANSIENT) !== 0, name);
+  for (const name of ["lfence", "prefetch", "rdtsc", "vector_load", "adc8_mr"])
+    assert.ok((coldFacts(opNamed(name)) & COLD_TRANSIENT) !== 0, name);
 });

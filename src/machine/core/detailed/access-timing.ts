@@ -37,18 +37,19 @@ const DATA_TLB_SET_SHIFT: u32 = 5;
 
 /** A load of `line` issued at `start`. One that a wrong path would issue after its end leaves no trace. */
 export function lineTime(line: u32, start: i64): i64 {
-  const entry: usize = (load<u32>(DETAILED_L1D_BASE) as usize) + (((line & load<u32>(DETAILED_L1D_MASK)) << load<u32>(DETAILED_L1D_SHIFT)) as usize);
-  if (load<u32>(entry, LINE_TAG) == ((LINE_VALID as u32) | line) || start >= load<i64>(DETAILED_LIMIT)) {
+  const entry: usize =
+    (load<u32>(DETAILED_L1D_BASE) as usize) + (((line & load<u32>(DETAILED_L1D_MASK)) << load<u32>(DETAILED_L1D_SHIFT)) as usize);
+  if (load<u32>(entry, LINE_TAG) === ((LINE_VALID as u32) | line) || start >= load<i64>(DETAILED_LIMIT)) {
     return start + (load<u32>(DETAILED_L1D_LATENCY) as i64);
   }
   return loadLine(line, start);
 }
 
-/** Ready time of a load of `bytes` at host address `host`, virtual page number `page` (low half), address known at `start`. */
-export function loadTime(host: u32, bytes: u32, page: u32, start: i64): i64 {
+/** Ready time of a load of `bytes` at host address `host`, virtual page number `page` (low half), address known at `known`. */
+export function loadTime(host: u32, bytes: u32, page: u32, known: i64): i64 {
   if (host < (PHYSICAL_REGION as u32)) return load<i64>(DETAILED_ACCESS_TIME);
   const tags: usize = (load<u32>(DETAILED_DATA_TLB) as usize) + ((page & load<u32>(MODEL_DATA_TLB_MASK)) << DATA_TLB_SET_SHIFT);
-  if (load<u32>(tags) != page) start += dataTlbMiss(tags, page);
+  const start = load<u32>(tags) === page ? known : known + dataTlbMiss(tags, page);
   const line = (host - (PHYSICAL_REGION as u32)) >> 6;
   let done = lineTime(line, start);
   if ((host & 63) + bytes > 64) {
@@ -56,9 +57,9 @@ export function loadTime(host: u32, bytes: u32, page: u32, start: i64): i64 {
     if (second > done) done = second;
   }
   const slot: usize = CPU_STORE_BUFFER + ((host >> 3) & (STORE_BUFFER_SLOTS - 1)) * STORE_BYTES;
-  if (load<u32>(slot, STORE_HOST) != (host & ~7)) return done;
+  if (load<u32>(slot, STORE_HOST) !== (host & ~7)) return done;
   const forwarded = load<i64>(slot, STORE_READY) + (load<u32>(MODEL_FORWARD_LATENCY) as i64);
-  return forwarded > done ? forwarded : done;
+  return max<i64>(forwarded, done);
 }
 
 /** First-level data-TLB miss: the walk's time if there was one, else a hit in the second level. */
@@ -67,8 +68,8 @@ function dataTlbMiss(tags: usize, page: u32): i64 {
   store<i64>(DETAILED_WALK_TIME, 0);
   const end = tags + (load<u32>(MODEL_DATA_TLB_WAYS) << 2);
   let way = tags;
-  while (way < end - 4 && load<u32>(way) != page) way += 4;
-  if (delay == 0 && load<u32>(way) != page) delay = load<u32>(MODEL_STLB_LATENCY) as i64;
+  while (way < end - 4 && load<u32>(way) !== page) way += 4;
+  if (delay === 0 && load<u32>(way) !== page) delay = load<u32>(MODEL_STLB_LATENCY) as i64;
   for (; way > tags; way -= 4) store<u32>(way, load<u32>(way - 4));
   store<u32>(tags, page);
   return delay;
@@ -77,7 +78,7 @@ function dataTlbMiss(tags: usize, page: u32): i64 {
 /** Makes the next access to `page` ask `dataTlbMiss`, which collects the time of the walk that was just made. */
 export function forgetDataTlb(page: u32): void {
   const tags: usize = (load<u32>(DETAILED_DATA_TLB) as usize) + ((page & load<u32>(MODEL_DATA_TLB_MASK)) << DATA_TLB_SET_SHIFT);
-  if (load<u32>(tags) == page) store<u32>(tags, 0xffffffff);
+  if (load<u32>(tags) === page) store<u32>(tags, 0xffffffff);
 }
 
 /**
@@ -85,7 +86,7 @@ export function forgetDataTlb(page: u32): void {
  * nothing of that happens: such a store never leaves the store buffer, and is gone from there when the path is squashed.
  */
 export function storeTime(host: u32, bytes: u32, ready: i64): void {
-  if (host < (PHYSICAL_REGION as u32) || load<u32>(DETAILED_TRANSIENT) != 0) return;
+  if (host < (PHYSICAL_REGION as u32) || load<u32>(DETAILED_TRANSIENT) !== 0) return;
   const line = (host - (PHYSICAL_REGION as u32)) >> 6;
   const word: u32 = host & ~7;
   const slot: usize = CPU_STORE_BUFFER + ((host >> 3) & (STORE_BUFFER_SLOTS - 1)) * STORE_BYTES;
@@ -100,8 +101,9 @@ export function storeTime(host: u32, bytes: u32, ready: i64): void {
 }
 
 function takeLine(line: u32, ready: i64): void {
-  const entry: usize = (load<u32>(DETAILED_L1D_BASE) as usize) + (((line & load<u32>(DETAILED_L1D_MASK)) << load<u32>(DETAILED_L1D_SHIFT)) as usize);
-  if (load<u32>(entry, LINE_TAG) == ((LINE_VALID as u32) | line) && (load<u8>(entry, LINE_STATE) & (LINE_OWNED as u8)) != 0) return;
+  const entry: usize =
+    (load<u32>(DETAILED_L1D_BASE) as usize) + (((line & load<u32>(DETAILED_L1D_MASK)) << load<u32>(DETAILED_L1D_SHIFT)) as usize);
+  if (load<u32>(entry, LINE_TAG) === ((LINE_VALID as u32) | line) && (load<u8>(entry, LINE_STATE) & (LINE_OWNED as u8)) !== 0) return;
   ownLine(line, ready);
 }
 
@@ -109,6 +111,6 @@ function takeLine(line: u32, ready: i64): void {
 export function walkAccess(pa: u64): void {
   const accessed = load<i64>(DETAILED_ACCESS_TIME);
   const now = load<i64>(CPU_NOW);
-  const start = (accessed > now ? accessed : now) + load<i64>(DETAILED_WALK_TIME);
+  const start = max<i64>(accessed, now) + load<i64>(DETAILED_WALK_TIME);
   store<i64>(DETAILED_WALK_TIME, load<i64>(DETAILED_WALK_TIME) + lineTime((pa >> 6) as u32, start) - start);
 }

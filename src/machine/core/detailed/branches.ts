@@ -2,8 +2,7 @@
 // wrong and there is time in between, the wrong path is really executed, as a window; the right path then begins after the penalty.
 // Out of line: each is called from many places of the executor's switch.
 import { findBlock } from "../blocks.ts";
-import { hostAddress } from "../memory.ts";
-import { physicalOf } from "../physical.ts";
+import { executeDetailed } from "../execute-detailed.gen.ts";
 import {
   ACCESS_EXECUTE,
   CODE_REGION,
@@ -33,21 +32,22 @@ import {
   MODEL_MISPREDICT_PENALTY,
   MODEL_RETURN_UNDERFLOW,
   PHYSICAL_REGION,
-  SITES_REGION,
   SITE_OFFSET,
+  SITES_REGION,
   SOFT_ADDEND,
   SOFT_TLB_ENTRIES,
   SOFT_TLB_REGION,
   UNDERFLOW_STALE,
   UOP_DISP,
-  UOP_FLAGS,
   UOP_FLAG_FIRST,
+  UOP_FLAGS,
   UOP_LINK,
   UOP_NEXT_OFFSET,
 } from "../layout.gen.ts";
-import { predictDirection, trainDirection } from "./direction-predictor.ts";
-import { executeDetailed } from "../execute-detailed.gen.ts";
+import { hostAddress } from "../memory.ts";
 import { OP_FAR_JUMP } from "../ops.gen.ts";
+import { physicalOf } from "../physical.ts";
+import { predictDirection, trainDirection } from "./direction-predictor.ts";
 import { fetchLine } from "./hierarchy.ts";
 import { historyAfter, popReturn, predictTarget, trainTarget } from "./target-predictor.ts";
 import { closeWindow, isJournaled, openWindow } from "./window.ts";
@@ -75,10 +75,11 @@ function codeLine(pc: usize): u32 {
  * control arrives, not in the middle of straight code.
  */
 export function fetchDelay(pc: usize, now: i64): i64 {
-  if (load<u32>(DETAILED_CODE_PAGE) == 0 || load<u16>(pc) == OP_FAR_JUMP || now >= load<i64>(DETAILED_LIMIT)) return 0;
+  if (load<u32>(DETAILED_CODE_PAGE) === 0 || load<u16>(pc) === OP_FAR_JUMP || now >= load<i64>(DETAILED_LIMIT)) return 0;
   const line = codeLine(pc);
-  const entry: usize = (load<u32>(DETAILED_L1I_BASE) as usize) + (((line & load<u32>(DETAILED_L1I_MASK)) << load<u32>(DETAILED_L1I_SHIFT)) as usize);
-  return load<u32>(entry, LINE_TAG) == ((LINE_VALID as u32) | line) ? 0 : fetchLine(line);
+  const entry: usize =
+    (load<u32>(DETAILED_L1I_BASE) as usize) + (((line & load<u32>(DETAILED_L1I_MASK)) << load<u32>(DETAILED_L1I_SHIFT)) as usize);
+  return load<u32>(entry, LINE_TAG) === ((LINE_VALID as u32) | line) ? 0 : fetchLine(line);
 }
 
 /** Notes the host page of `CPU_PAGE_BASE`, which the soft TLB has just translated for a fetch. */
@@ -103,27 +104,28 @@ export function conditional(pc: usize, taken: u32, resolved: i64, now: i64): i64
   const history = load<u64>(CPU_HISTORY);
   const predicted: u32 = predictDirection(source, history) ? 1 : 0;
   let go = taken;
+  let next = now;
   store<i64>(DETAILED_RESOLVE, 0);
-  if (load<u32>(DETAILED_TRANSIENT) == 0) {
+  if (load<u32>(DETAILED_TRANSIENT) === 0) {
     store<u64>(DETAILED_COUNT_BRANCHES, load<u64>(DETAILED_COUNT_BRANCHES) + 1);
-    trainDirection(source, history, taken != 0, predicted != 0);
-    if (predicted != taken) {
+    trainDirection(source, history, taken !== 0, predicted !== 0);
+    if (predicted !== taken) {
       store<i64>(DETAILED_RESOLVE, resolved);
       store<u32>(DETAILED_WRONG, load<u32>(pc + (predicted << 2), UOP_LINK));
       store<u64>(DETAILED_WRONG_PAGE, load<u64>(CPU_PAGE_BASE));
-      store<u64>(DETAILED_WRONG_HISTORY, predicted != 0 ? historyAfter(history, source, takenTarget(pc)) : history);
+      store<u64>(DETAILED_WRONG_HISTORY, predicted !== 0 ? historyAfter(history, source, takenTarget(pc)) : history);
     }
-  } else if (predicted != taken) {
-    if (resolved < load<i64>(DETAILED_LIMIT)) now = afterResolution(resolved, now);
+  } else if (predicted !== taken) {
+    if (resolved < load<i64>(DETAILED_LIMIT)) next = afterResolution(resolved, now);
     else go = predicted;
   }
-  if (go != 0) store<u64>(CPU_HISTORY, historyAfter(history, source, takenTarget(pc)));
+  if (go !== 0) store<u64>(CPU_HISTORY, historyAfter(history, source, takenTarget(pc)));
   store<u32>(DETAILED_GO, go);
-  return now;
+  return next;
 }
 
 function afterResolution(resolved: i64, now: i64): i64 {
-  return (resolved > now ? resolved : now) + (load<u32>(MODEL_MISPREDICT_PENALTY) as i64);
+  return max<i64>(resolved, now) + (load<u32>(MODEL_MISPREDICT_PENALTY) as i64);
 }
 
 /** The same for an indirect jump or call. Sets GO_ADDRESS. */
@@ -131,7 +133,7 @@ export function indirect(pc: usize, target: u64, resolved: i64, now: i64): i64 {
   const source = sourceOf(pc);
   const history = load<u64>(CPU_HISTORY);
   const predicted = predictTarget(source, history);
-  if (load<u32>(DETAILED_TRANSIENT) == 0) trainTarget(source, history, target);
+  if (load<u32>(DETAILED_TRANSIENT) === 0) trainTarget(source, history, target);
   return follow(source, history, predicted, target, resolved, now);
 }
 
@@ -139,27 +141,28 @@ export function indirect(pc: usize, target: u64, resolved: i64, now: i64): i64 {
 export function returned(pc: usize, target: u64, resolved: i64, now: i64): i64 {
   const source = sourceOf(pc);
   const history = load<u64>(CPU_HISTORY);
-  const isEmpty = load<u32>(CPU_RETURN_COUNT) == 0 && load<u32>(MODEL_RETURN_UNDERFLOW) != UNDERFLOW_STALE;
+  const isEmpty = load<u32>(CPU_RETURN_COUNT) === 0 && load<u32>(MODEL_RETURN_UNDERFLOW) !== UNDERFLOW_STALE;
   const predicted = popReturn(source, history);
-  if (isEmpty && load<u32>(DETAILED_TRANSIENT) == 0) trainTarget(source, history, target);
+  if (isEmpty && load<u32>(DETAILED_TRANSIENT) === 0) trainTarget(source, history, target);
   return follow(source, history, predicted, target, resolved, now);
 }
 
 function follow(source: u32, history: u64, predicted: u64, target: u64, resolved: i64, now: i64): i64 {
   let go = target;
+  let next = now;
   store<i64>(DETAILED_RESOLVE, 0);
-  if (predicted != target) {
-    if (load<u32>(DETAILED_TRANSIENT) == 0) {
+  if (predicted !== target) {
+    if (load<u32>(DETAILED_TRANSIENT) === 0) {
       store<i64>(DETAILED_RESOLVE, resolved);
       store<u64>(DETAILED_WRONG_PAGE, predicted);
       store<u32>(DETAILED_WRONG, 0);
       store<u64>(DETAILED_WRONG_HISTORY, historyAfter(history, source, predicted as u32));
-    } else if (resolved < load<i64>(DETAILED_LIMIT)) now = afterResolution(resolved, now);
+    } else if (resolved < load<i64>(DETAILED_LIMIT)) next = afterResolution(resolved, now);
     else go = predicted;
   }
   store<u64>(CPU_HISTORY, historyAfter(history, source, go as u32));
   store<u64>(DETAILED_GO_ADDRESS, go);
-  return now;
+  return next;
 }
 
 /** After a mispredicted branch, the executor's locals being spilled: executes the wrong path. Returns when the right one begins. */
@@ -168,7 +171,7 @@ export function wrongPath(): i64 {
   const now = load<i64>(CPU_NOW);
   const resolved = load<i64>(DETAILED_RESOLVE);
   const begin = load<u32>(DETAILED_WRONG);
-  const isPredicted = begin != 0 || load<u64>(DETAILED_WRONG_PAGE) != 0;
+  const isPredicted = begin !== 0 || load<u64>(DETAILED_WRONG_PAGE) !== 0;
   if (isPredicted && resolved > now + LEAST_WINDOW) runWindow(begin, resolved, true);
   return afterResolution(resolved, now);
 }
@@ -182,7 +185,7 @@ export function faultWindow(pc: usize, start: i64): void {
   const earliest = start + (load<u32>(MODEL_FAULT_WINDOW) as i64);
   store<u64>(DETAILED_WRONG_PAGE, load<u64>(CPU_PAGE_BASE));
   store<u64>(DETAILED_WRONG_HISTORY, load<u64>(CPU_HISTORY));
-  const limit = retired > earliest ? retired : earliest;
+  const limit = max<i64>(retired, earliest);
   runWindow(pc, limit, false);
   store<i64>(CPU_NOW, limit);
 }
@@ -193,13 +196,12 @@ function runWindow(begin: usize, limit: i64, isFetched: bool): void {
   const address = load<u64>(DETAILED_WRONG_PAGE);
   openWindow(limit);
   store<u64>(CPU_HISTORY, load<u64>(DETAILED_WRONG_HISTORY));
-  const isElsewhere = begin == 0;
-  if (isElsewhere) begin = transientCode(address as i64);
+  const pc: usize = begin !== 0 ? begin : transientCode(address as i64);
   store<u64>(CPU_PAGE_BASE, address & ~0xfff);
-  if (isElsewhere && begin != 0) noteCodePage();
-  if (begin != 0) {
-    if (isFetched) store<i64>(CPU_NOW, load<i64>(CPU_NOW) + fetchDelay(begin, load<i64>(CPU_NOW)));
-    executeDetailed(begin, i32.MAX_VALUE);
+  if (begin === 0 && pc !== 0) noteCodePage();
+  if (pc !== 0) {
+    if (isFetched) store<i64>(CPU_NOW, load<i64>(CPU_NOW) + fetchDelay(pc, load<i64>(CPU_NOW)));
+    executeDetailed(pc, i32.MAX_VALUE);
   }
   closeWindow();
   store<u32>(DETAILED_CODE_PAGE, codePage);
@@ -208,14 +210,14 @@ function runWindow(begin: usize, limit: i64, isFetched: bool): void {
 /** A direct jump or call: it enters the history; its target is known when it is decoded. Returns the issue time of what follows. */
 export function direct(pc: usize, now: i64): i64 {
   // The jump that leads from one block to the next is the translator's own: the program has no branch there.
-  if ((load<u8>(pc, UOP_FLAGS) & (UOP_FLAG_FIRST as u8)) == 0) return now;
+  if ((load<u8>(pc, UOP_FLAGS) & (UOP_FLAG_FIRST as u8)) === 0) return now;
   store<u64>(CPU_HISTORY, historyAfter(load<u64>(CPU_HISTORY), sourceOf(pc), takenTarget(pc)));
   return now;
 }
 
 /** The code at `va` for a wrong path, translated if need be; 0: it cannot be fetched, or the wrong path itself has written there. */
 export function transientCode(va: i64): u32 {
-  if (va == 0) return 0;
+  if (va === 0) return 0;
   const host = hostAddress(va, ACCESS_EXECUTE, load<u64>(CPU_GENERATION));
   if (host < (PHYSICAL_REGION as u32)) return 0;
   const pa = physicalOf(host);

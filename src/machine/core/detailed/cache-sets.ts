@@ -24,8 +24,8 @@ export function cacheFind(cache: usize, line: u32): usize {
   const end = entry + load<u32>(cache, CACHE_WAYS) * LINE_BYTES;
   for (; entry < end; entry += LINE_BYTES) {
     const tag = load<u32>(entry, LINE_TAG);
-    if (tag == 0) return 0;
-    if ((tag & LINE_NUMBER) == line) return entry;
+    if (tag === 0) return 0;
+    if ((tag & LINE_NUMBER) === line) return entry;
   }
   return 0;
 }
@@ -33,7 +33,7 @@ export function cacheFind(cache: usize, line: u32): usize {
 /** Makes `entry` the most recently used of the set that begins at `set`; returns its new place. */
 export function cachePromote(set: usize, entry: usize): usize {
   const record = load<u64>(entry);
-  for (; entry > set; entry -= LINE_BYTES) store<u64>(entry, load<u64>(entry - LINE_BYTES));
+  for (let at = entry; at > set; at -= LINE_BYTES) store<u64>(at, load<u64>(at - LINE_BYTES));
   store<u64>(set, record);
   return set;
 }
@@ -54,7 +54,7 @@ export function cacheInsert(cache: usize, line: u32, flags: u32, owner: u32, sta
 /** Takes `line` out. Returns its record (0: it was not there). */
 export function cacheRemove(cache: usize, line: u32): u64 {
   let entry = cacheFind(cache, line);
-  if (entry == 0) return 0;
+  if (entry === 0) return 0;
   const record = load<u64>(entry);
   const last = cacheSet(cache, line) + (load<u32>(cache, CACHE_WAYS) - 1) * LINE_BYTES;
   for (; entry < last; entry += LINE_BYTES) store<u64>(entry, load<u64>(entry, LINE_BYTES));

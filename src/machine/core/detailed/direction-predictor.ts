@@ -18,13 +18,13 @@ import {
 const TAKEN: u32 = 4;
 const STRONGEST: u32 = 7;
 /** Odd multiplier that spreads address and history over index and tag (2^64 / golden ratio). */
-const SPREAD: u64 = 0x9e3779b97f4a7c15;
+const SPREAD: u64 = ((0x9e3779b9 as u64) << 32) | 0x7f4a7c15;
 /** Marks a tag as used. */
 const TAG_USED: u32 = 0x800;
 /** History bits that the tables 1, 2, 3 see; two bits per taken branch. */
 const HISTORY_1: u64 = 0xffff;
 const HISTORY_2: u64 = 0xffffffff;
-const HISTORY_3: u64 = 0x3ffffffffffffff;
+const HISTORY_3: u64 = ((1 as u64) << 58) - 1;
 
 function spread(source: u32, history: u64): u32 {
   return (((history ^ ((source as u64) << 32)) * SPREAD) >> 40) as u32;
@@ -44,15 +44,15 @@ export function predictDirection(source: u32, history: u64): bool {
   let hash = spread(source, history & HISTORY_3);
   let entry = tableEntry(3, hash);
   let table: u32 = 3;
-  if ((load<u16>(entry, DIRECTION_TAG) as u32) != tagOf(hash)) {
+  if ((load<u16>(entry, DIRECTION_TAG) as u32) !== tagOf(hash)) {
     hash = spread(source, history & HISTORY_2);
     entry = tableEntry(2, hash);
     table = 2;
-    if ((load<u16>(entry, DIRECTION_TAG) as u32) != tagOf(hash)) {
+    if ((load<u16>(entry, DIRECTION_TAG) as u32) !== tagOf(hash)) {
       hash = spread(source, history & HISTORY_1);
       entry = tableEntry(1, hash);
       table = 1;
-      if ((load<u16>(entry, DIRECTION_TAG) as u32) != tagOf(hash)) {
+      if ((load<u16>(entry, DIRECTION_TAG) as u32) !== tagOf(hash)) {
         table = 0;
         entry = (load<u32>(DETAILED_DIRECTIONS) as usize) + ((source ^ (source >> 13)) & (DIRECTION_BIMODAL_ENTRIES - 1)) * DIRECTION_BYTES;
       }
@@ -71,15 +71,15 @@ export function trainDirection(source: u32, history: u64, taken: bool, predicted
     if (counter < STRONGEST) store<u8>(entry, (counter + 1) as u8, DIRECTION_COUNTER);
   } else if (counter > 0) store<u8>(entry, (counter - 1) as u8, DIRECTION_COUNTER);
   store<u16>(entry, load<u16>(CPU_CONTEXT_LABEL), DIRECTION_LABEL);
-  if (taken != predicted) allocate(source, history, taken, load<u32>(DETAILED_PREDICTOR_TABLE) + 1);
+  if (taken !== predicted) allocate(source, history, taken, load<u32>(DETAILED_PREDICTOR_TABLE) + 1);
 }
 
 function allocate(source: u32, history: u64, taken: bool, table: u32): void {
   if (table > 3) return;
-  const hash = spread(source, history & (table == 1 ? HISTORY_1 : table == 2 ? HISTORY_2 : HISTORY_3));
+  const hash = spread(source, history & (table === 1 ? HISTORY_1 : table === 2 ? HISTORY_2 : HISTORY_3));
   const entry = tableEntry(table, hash);
   const useful = load<u8>(entry, DIRECTION_USEFUL);
-  if (useful != 0) {
+  if (useful !== 0) {
     store<u8>(entry, useful - 1, DIRECTION_USEFUL);
     return;
   }

@@ -4,6 +4,9 @@ import {
   BUG_L1TF,
   BUG_MDS,
   BUG_MELTDOWN,
+  CORE_BYTES,
+  CORE_FILL_NEXT,
+  CORES_REGION,
   CPU_EXIT_PHYSICAL,
   CPU_FAULT_ENTRY,
   CPU_FAULT_ERROR,
@@ -20,9 +23,6 @@ import {
   DETAILED_FORWARD_SOURCE,
   DETAILED_L1D_LATENCY,
   DETAILED_LIMIT,
-  CORES_REGION,
-  CORE_BYTES,
-  CORE_FILL_NEXT,
   FILL_BYTES,
   FILL_DATA,
   FILL_TAG,
@@ -60,7 +60,7 @@ export function forwardFault(va: u64, bytes: u32, start: i64): void {
   for (let at: u32 = 0; at < 32; at += 8) store<u64>(DETAILED_FORWARD_DATA + at, 0);
   const source = start >= load<i64>(DETAILED_LIMIT) ? FORWARD_NOTHING : sourceOf(va, bytes, start);
   store<u32>(DETAILED_FORWARD_SOURCE, source);
-  if (source == FORWARD_NOTHING) {
+  if (source === FORWARD_NOTHING) {
     store<i64>(DETAILED_ACCESS_TIME, TIME_NEVER);
     return;
   }
@@ -71,17 +71,18 @@ export function forwardFault(va: u64, bytes: u32, start: i64): void {
 function sourceOf(va: u64, bytes: u32, start: i64): u32 {
   const bugs = load<u32>(MODEL_BUGS);
   const terminal = load<u32>(CPU_FAULT_TERMINAL);
-  if (terminal != 0) {
+  if (terminal !== 0) {
     // The frame bits of the entry go to L1D as they are, with the offset of its level. On a part with this bug, a miss forwards nothing.
-    if ((bugs & BUG_L1TF) == 0) return (bugs & BUG_MDS) != 0 ? takeFromBuffers(va, bytes) : FORWARD_NOTHING;
+    if ((bugs & BUG_L1TF) === 0) return (bugs & BUG_MDS) !== 0 ? takeFromBuffers(va, bytes) : FORWARD_NOTHING;
     const inside = ((1 as u64) << (load<u32>(CPU_FAULT_LEVEL) as u64)) - 1;
-    const offset = terminal == TERMINAL_IN_EPT ? load<u64>(CPU_EXIT_PHYSICAL) : va;
+    const offset = terminal === TERMINAL_IN_EPT ? load<u64>(CPU_EXIT_PHYSICAL) : va;
     const pa = (load<u64>(CPU_FAULT_ENTRY) & FRAME_MASK & ~inside) | (offset & inside);
     return takeFromL1d(pa, bytes, start) ? FORWARD_L1D_TERMINAL : FORWARD_NOTHING;
   }
-  if (load<u32>(CPU_FAULT_VECTOR) != VECTOR_PF || (load<u32>(CPU_FAULT_ERROR) & ERROR_USER_READ_MASK) != ERROR_USER) return FORWARD_NOTHING;
-  if ((bugs & BUG_MELTDOWN) != 0 && takeFromL1d(load<u64>(CPU_FAULT_PHYSICAL), bytes, start)) return FORWARD_L1D_SUPERVISOR;
-  return (bugs & BUG_MDS) != 0 ? takeFromBuffers(va, bytes) : FORWARD_NOTHING;
+  if (load<u32>(CPU_FAULT_VECTOR) !== VECTOR_PF || (load<u32>(CPU_FAULT_ERROR) & ERROR_USER_READ_MASK) !== ERROR_USER)
+    return FORWARD_NOTHING;
+  if ((bugs & BUG_MELTDOWN) !== 0 && takeFromL1d(load<u64>(CPU_FAULT_PHYSICAL), bytes, start)) return FORWARD_L1D_SUPERVISOR;
+  return (bugs & BUG_MDS) !== 0 ? takeFromBuffers(va, bytes) : FORWARD_NOTHING;
 }
 
 /** A physical address looks up this core's L1D, and nothing else. */
@@ -97,16 +98,16 @@ function takeFromL1d(pa: u64, bytes: u32, start: i64): bool {
 function takeFromBuffers(va: u64, bytes: u32): u32 {
   const slot: usize = CPU_STORE_BUFFER + (((va as u32) >> 3) & (STORE_BUFFER_SLOTS - 1)) * STORE_BYTES;
   const inWord = (va as u32) & 7;
-  if (load<u32>(slot, STORE_HOST) != 0 && load<u32>(slot, STORE_OFFSET) == ((va as u32) & 0xff8) && inWord + bytes <= 8) {
+  if (load<u32>(slot, STORE_HOST) !== 0 && load<u32>(slot, STORE_OFFSET) === ((va as u32) & 0xff8) && inWord + bytes <= 8) {
     copyBytes(slot + STORE_DATA + inWord, bytes);
     return FORWARD_STORE_BUFFER;
   }
   const core: usize = CORES_REGION + load<u32>(DETAILED_CORE) * CORE_BYTES;
   const next = load<u32>(core, CORE_FILL_NEXT);
-  const last = next == 0 ? load<u32>(MODEL_FILL_BUFFERS) - 1 : next - 1;
+  const last = next === 0 ? load<u32>(MODEL_FILL_BUFFERS) - 1 : next - 1;
   const fill: usize = (load<u32>(DETAILED_FILL_BUFFERS) as usize) + last * FILL_BYTES;
   const inLine = (va as u32) & 63;
-  if (load<u32>(fill, FILL_TAG) == 0 || inLine + bytes > 64) return FORWARD_NOTHING;
+  if (load<u32>(fill, FILL_TAG) === 0 || inLine + bytes > 64) return FORWARD_NOTHING;
   copyBytes(fill + FILL_DATA + inLine, bytes);
   return FORWARD_FILL_BUFFER;
 }

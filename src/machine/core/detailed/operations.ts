@@ -16,18 +16,18 @@ import {
   STORE_BYTES,
 } from "../layout.gen.ts";
 import { lineTime, storeTime } from "./access-timing.ts";
-import { emptyAll, emptyL1d, dropLine, relabelFrame } from "./hierarchy.ts";
+import { dropLine, emptyAll, emptyL1d, relabelFrame } from "./hierarchy.ts";
 import { clearReturns, clearTargets } from "./target-predictor.ts";
 
 /** CLFLUSH of the line at physical address `pa`. Not on a wrong path: it is ordered with stores. */
 export function flushCacheLine(pa: f64): void {
-  if (load<u32>(DETAILED_TRANSIENT) == 0) dropLine(((pa as u64) >> 6) as u32);
+  if (load<u32>(DETAILED_TRANSIENT) === 0) dropLine(((pa as u64) >> 6) as u32);
 }
 
 /** IA32_PRED_CMD.IBPB: no indirect branch is predicted from what was trained before. The direction predictor keeps all. */
 export function indirectBranchPredictorBarrier(): void {
   clearTargets();
-  if (load<u32>(MODEL_IBPB_CLEARS_RETURNS) != 0) clearReturns();
+  if (load<u32>(MODEL_IBPB_CLEARS_RETURNS) !== 0) clearReturns();
 }
 
 /** IA32_FLUSH_CMD.L1D_FLUSH: L1D is written back and emptied; with MD_CLEAR microcode the buffers are overwritten too. */
@@ -38,7 +38,7 @@ export function flushL1d(): void {
 
 /** VERW with a memory operand, on parts that enumerate MD_CLEAR; elsewhere nothing. */
 export function clearBuffers(): void {
-  if (load<u32>(MODEL_MD_CLEAR) == 0) return;
+  if (load<u32>(MODEL_MD_CLEAR) === 0) return;
   memory.fill(load<u32>(DETAILED_FILL_BUFFERS), 0, load<u32>(MODEL_FILL_BUFFERS) * FILL_BYTES);
   memory.fill(CPU_STORE_BUFFER, 0, STORE_BUFFER_SLOTS * STORE_BYTES);
   store<u32>(CPU_STORE_LAST, 0);
@@ -56,13 +56,13 @@ export function writeBackInvalidate(): void {
 export function touchPhysical(pa: f64, bytes: u32, write: u32): void {
   const first = ((pa as u64) >> 6) as u32;
   const last = (((pa as u64) + (bytes as u64) - 1) >> 6) as u32;
-  if (bytes == 0 || (pa as u64) + (bytes as u64) > load<u64>(SHARED_PHYSICAL_BYTES)) return;
+  if (bytes === 0 || (pa as u64) + (bytes as u64) > load<u64>(SHARED_PHYSICAL_BYTES)) return;
   let now = load<i64>(CPU_NOW);
   let latest = now;
   for (let line = first; line <= last; line++, now++) {
     const done = lineTime(line, now);
     if (done > latest) latest = done;
-    if (write != 0) storeTime((PHYSICAL_REGION as u32) + (line << 6), 8, done);
+    if (write !== 0) storeTime((PHYSICAL_REGION as u32) + (line << 6), 8, done);
   }
   store<i64>(CPU_NOW, latest);
 }

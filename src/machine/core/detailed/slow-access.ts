@@ -1,6 +1,6 @@
 // Memory accesses of the detailed gear that the soft TLB does not match: translation with the time of its walk, faults that open or
 // feed a window, stores of wrong paths, accesses across pages. And the accesses of cold operations, which come here whole.
-import { hostAddress, slowRead, slowReadForWrite, slowStore, softEntry, commitBounce } from "../memory.ts";
+
 import {
   ACCESS_READ,
   BOUNCE_REGION,
@@ -23,6 +23,7 @@ import {
   TLB_FLAG_EPT_WRITE,
   TLB_FLAG_WRITE,
 } from "../layout.gen.ts";
+import { commitBounce, hostAddress, slowRead, slowReadForWrite, slowStore, softEntry } from "../memory.ts";
 import { forgetDataTlb, loadTime, storeTime } from "./access-timing.ts";
 import { forwardFault } from "./forwarding.ts";
 import { journalStore } from "./window.ts";
@@ -30,12 +31,8 @@ import { journalStore } from "./window.ts";
 const PAGE_MASK: i64 = 0xfff;
 const MAY_STORE: u32 = TLB_FLAG_WRITE | TLB_FLAG_EPT_WRITE | TLB_FLAG_DIRTY;
 
-function later(a: i64, b: i64): i64 {
-  return a > b ? a : b;
-}
-
 function isTransient(): bool {
-  return load<u32>(DETAILED_TRANSIENT) != 0;
+  return load<u32>(DETAILED_TRANSIENT) !== 0;
 }
 
 /** A wrong path learns this address only after its end: the access is not made, and its result never known. */
@@ -51,7 +48,7 @@ function crosses(va: i64, bytes: u32): bool {
 function softHost(va: i64): u32 {
   const entry = softEntry(va);
   const tag = (va & ~PAGE_MASK) | load<i64>(CPU_GENERATION);
-  if (load<i64>(entry, SOFT_READ) != tag && load<i64>(entry, SOFT_WRITE) != tag) return 0;
+  if (load<i64>(entry, SOFT_READ) !== tag && load<i64>(entry, SOFT_WRITE) !== tag) return 0;
   return (va as u32) + load<u32>(entry, SOFT_ADDEND);
 }
 
@@ -84,7 +81,7 @@ export function detailedRead(va: i64, bytes: u32, start: i64): u32 {
 }
 
 function placed(host: u32, va: i64, bytes: u32, start: i64): u32 {
-  if (host == 0) {
+  if (host === 0) {
     if (!isTransient()) return 0;
     forwardFault(va as u64, bytes, start);
     return DETAILED_FORWARD_DATA as u32;
@@ -92,7 +89,7 @@ function placed(host: u32, va: i64, bytes: u32, start: i64): u32 {
   if (host >= (BOUNCE_REGION as u32) && host < ((BOUNCE_REGION + BOUNCE_REGION_BYTES) as u32)) {
     const known = start + load<i64>(DETAILED_WALK_TIME);
     store<i64>(DETAILED_WALK_TIME, 0);
-    store<i64>(DETAILED_ACCESS_TIME, later(pieceTime(va, known), pieceTime(va + (bytes as i64) - 1, known)));
+    store<i64>(DETAILED_ACCESS_TIME, max<i64>(pieceTime(va, known), pieceTime(va + (bytes as i64) - 1, known)));
     return host;
   }
   forgetDataTlb((va >> 12) as u32);
@@ -116,7 +113,7 @@ export function detailedReadForWrite(va: i64, bytes: u32, start: i64): u32 {
 
 /** The translation made last allows stores that set no dirty flag. */
 function mayStore(): bool {
-  return (load<u32>(SHARED_WALK_FLAGS) & MAY_STORE) == MAY_STORE;
+  return (load<u32>(SHARED_WALK_FLAGS) & MAY_STORE) === MAY_STORE;
 }
 
 /** Where a wrong path's store to `host` goes: there, after it was journalled; into the sink when the journal is full. */
@@ -133,16 +130,16 @@ export function detailedStore(va: i64, bytes: u32, value: i64, start: i64, ready
   }
   beginAccess(start);
   if (!slowStore(va, bytes, value)) return false;
-  ready = later(ready, start + load<i64>(DETAILED_WALK_TIME));
+  const done = max<i64>(ready, start + load<i64>(DETAILED_WALK_TIME));
   store<i64>(DETAILED_WALK_TIME, 0);
-  storedAt(va, ready);
-  if (crosses(va, bytes)) storedAt(va + (bytes as i64) - 1, ready);
+  storedAt(va, done);
+  if (crosses(va, bytes)) storedAt(va + (bytes as i64) - 1, done);
   return true;
 }
 
 function storedAt(va: i64, ready: i64): void {
   const host = softHost(va);
-  if (host != 0) storeTime(host, 1, ready);
+  if (host !== 0) storeTime(host, 1, ready);
 }
 
 /** A store of a wrong path to a page that the soft TLB does not let it write. A fault there is the wrong path's own: nothing happens. */
@@ -151,9 +148,9 @@ function transientStore(va: i64, bytes: u32, value: i64, start: i64): void {
   const host = hostAddress(va, ACCESS_READ, load<u64>(CPU_GENERATION));
   store<i64>(DETAILED_WALK_TIME, 0);
   if (host < (PHYSICAL_REGION as u32) || !mayStore() || !journalStore(host, bytes)) return;
-  if (bytes == 8) store<i64>(host, value);
-  else if (bytes == 4) store<i32>(host, value as i32);
-  else if (bytes == 2) store<i16>(host, value as i16);
+  if (bytes === 8) store<i64>(host, value);
+  else if (bytes === 4) store<i32>(host, value as i32);
+  else if (bytes === 2) store<i16>(host, value as i16);
   else store<i8>(host, value as i8);
 }
 
@@ -174,13 +171,13 @@ export function timedReadForWrite(va: i64, bytes: u32): u32 {
   return host;
 }
 
-export function timedStoreBack(host: u32, va: i64, bytes: u32, value: i64): void {
-  if (isTransient()) host = journalled(host, bytes);
-  if (bytes == 8) store<i64>(host, value);
-  else if (bytes == 4) store<i32>(host, value as i32);
-  else if (bytes == 2) store<i16>(host, value as i16);
+export function timedStoreBack(read: u32, va: i64, bytes: u32, value: i64): void {
+  const host = isTransient() ? journalled(read, bytes) : read;
+  if (bytes === 8) store<i64>(host, value);
+  else if (bytes === 4) store<i32>(host, value as i32);
+  else if (bytes === 2) store<i16>(host, value as i16);
   else store<i8>(host, value as i8);
-  if (host == (BOUNCE_REGION as u32)) commitBounce(va, bytes);
+  if (host === (BOUNCE_REGION as u32)) commitBounce(va, bytes);
   storeTime(host, bytes, load<i64>(DETAILED_ACCESS_TIME));
 }
 

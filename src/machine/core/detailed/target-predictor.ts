@@ -33,17 +33,17 @@ import {
 /** In a tag: the entry was found by source and history; otherwise by source alone. */
 const TAG_WITH_HISTORY: u32 = 0x80000000;
 const TAG_SOURCE_ONLY: u32 = 0x40000000;
-const SPREAD: u64 = 0x9e3779b97f4a7c15;
+const SPREAD: u64 = ((0x9e3779b9 as u64) << 32) | 0x7f4a7c15;
 
 /** Mode that predictor entries are trained in: guest << 1 | user. */
 export function currentMode(): u32 {
-  return (load<u32>(CPU_GUEST_MODE) << 1) | (load<u32>(CPU_CPL) == 3 ? 1 : 0);
+  return (load<u32>(CPU_GUEST_MODE) << 1) | (load<u32>(CPU_CPL) === 3 ? 1 : 0);
 }
 
 /** May the current mode use what `entry`'s mode trained? */
 function isAllowed(entry: usize): bool {
   const allowed = (load<u32>(CPU_TRAINERS_ALLOWED) >> (currentMode() << 3)) & 0xff;
-  return ((allowed >> (load<u8>(entry, TARGET_MODE) as u32)) & 1) != 0;
+  return ((allowed >> (load<u8>(entry, TARGET_MODE) as u32)) & 1) !== 0;
 }
 
 function mix(source: u32, history: u64): u32 {
@@ -59,9 +59,9 @@ export function predictTarget(source: u32, history: u64): u64 {
   const seen = source & load<u32>(MODEL_SOURCE_MASK);
   const hash = mix(seen, history);
   let entry = entryAt(hash);
-  if (load<u32>(entry, TARGET_TAG) == ((hash >> 1) | TAG_WITH_HISTORY) && isAllowed(entry)) return load<u64>(entry, TARGET_ADDRESS);
+  if (load<u32>(entry, TARGET_TAG) === ((hash >> 1) | TAG_WITH_HISTORY) && isAllowed(entry)) return load<u64>(entry, TARGET_ADDRESS);
   entry = entryAt(seen ^ (seen >> 12));
-  if (load<u32>(entry, TARGET_TAG) == (seen | TAG_SOURCE_ONLY) && isAllowed(entry)) return load<u64>(entry, TARGET_ADDRESS);
+  if (load<u32>(entry, TARGET_TAG) === (seen | TAG_SOURCE_ONLY) && isAllowed(entry)) return load<u64>(entry, TARGET_ADDRESS);
   return 0;
 }
 
@@ -99,12 +99,12 @@ export function pushReturn(address: u64): void {
 /** Predicted target of the return at `source`; takes the entry off. 0: none. */
 export function popReturn(source: u32, history: u64): u64 {
   const count = load<u32>(CPU_RETURN_COUNT);
-  if (count == 0 && load<u32>(MODEL_RETURN_UNDERFLOW) != UNDERFLOW_STALE) return predictTarget(source, history);
+  if (count === 0 && load<u32>(MODEL_RETURN_UNDERFLOW) !== UNDERFLOW_STALE) return predictTarget(source, history);
   const top = load<u32>(CPU_RETURN_TOP);
   const entry: usize = CPU_RETURN_STACK + top * TARGET_BYTES;
-  store<u32>(CPU_RETURN_TOP, top == 0 ? load<u32>(MODEL_RETURN_DEPTH) - 1 : top - 1);
-  if (count != 0) store<u32>(CPU_RETURN_COUNT, count - 1);
-  if (load<u32>(entry, TARGET_TAG) == 0 || !isAllowed(entry)) return 0;
+  store<u32>(CPU_RETURN_TOP, top === 0 ? load<u32>(MODEL_RETURN_DEPTH) - 1 : top - 1);
+  if (count !== 0) store<u32>(CPU_RETURN_COUNT, count - 1);
+  if (load<u32>(entry, TARGET_TAG) === 0 || !isAllowed(entry)) return 0;
   return load<u64>(entry, TARGET_ADDRESS);
 }
 
@@ -127,7 +127,7 @@ export function historyAfter(history: u64, source: u32, target: u32): u64 {
 export function markHistory(): void {
   store<u16>(CPU_CONTEXT_LABEL, load<u16>(CPU_MODE_LABELS + (currentMode() << 1)));
   const label = (load<u16>(CPU_CONTEXT_LABEL) as u32) | (currentMode() << 16);
-  if (label == load<u32>(CPU_HISTORY_LABEL)) return;
+  if (label === load<u32>(CPU_HISTORY_LABEL)) return;
   store<u32>(CPU_HISTORY_LABEL, label);
   const mark = load<u32>(CPU_HISTORY_MARK);
   store<u64>(CPU_HISTORY_MARKS + (mark << 3), (load<u32>(CPU_HISTORY_COUNT) as u64) | ((label as u64) << 32));

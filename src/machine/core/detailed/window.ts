@@ -73,7 +73,7 @@ export function isJournaled(pa: u64): bool {
   const frame = ((PHYSICAL_REGION as u64) + pa) >> 12;
   const top: usize = load<u32>(DETAILED_JOURNAL_TOP);
   for (let record: usize = JOURNAL_REGION; record < top; record += JOURNAL_BYTES) {
-    if ((load<u32>(record, JOURNAL_HOST) >> 12) as u64 == frame) return true;
+    if (((load<u32>(record, JOURNAL_HOST) >> 12) as u64) === frame) return true;
   }
   return false;
 }
@@ -88,15 +88,15 @@ function rollBack(): void {
 }
 
 function readWidth(host: usize, bytes: u32): u64 {
-  if (bytes == 8) return load<u64>(host);
-  if (bytes == 4) return load<u32>(host);
-  if (bytes == 2) return load<u16>(host);
+  if (bytes === 8) return load<u64>(host);
+  if (bytes === 4) return load<u32>(host);
+  if (bytes === 2) return load<u16>(host);
   return load<u8>(host);
 }
 
 function writeWidth(host: usize, bytes: u32, value: u64): void {
-  if (bytes == 8) store<u64>(host, value);
-  else if (bytes == 4) store<u32>(host, value as u32);
-  else if (bytes == 2) store<u16>(host, value as u16);
+  if (bytes === 8) store<u64>(host, value);
+  else if (bytes === 4) store<u32>(host, value as u32);
+  else if (bytes === 2) store<u16>(host, value as u16);
   else store<u8>(host, value as u8);
 }

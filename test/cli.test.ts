@@ -1,0 +1,176 @@
+// The command at its face: what it prints where, its exit statuses, and one clear line for every bad input.
+import { deepEqual, equal, match, ok } from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { after, test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
+const scratch = mkdtempSync(join(tmpdir(), "cordon-cli-"));
+after(() => rmSync(scratch, { recursive: true }));
+
+const guest = (name: string): string => join(root, "guests", "built", `${name}.elf`);
+
+function cordon(...args: readonly string[]): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, [join(root, "bin", "cordon"), ...args], { encoding: "utf8", cwd: scratch });
+}
+
+/** A copy of a guest with some bytes replaced. */
+function damaged(name: string, edits: Readonly<Record<number, number>>): string {
+  const path = join(scratch, name);
+  const bytes = readFileSync(guest("hello"));
+  for (const [offset, byte] of Object.entries(edits)) bytes[Number(offset)] = byte;
+  writeFileSync(path, bytes);
+  return path;
+}
+
+test("the guest's console is standard output and nothing else is; HLT with interrupts off is status 0", () => {
+  const result = cordon("run", guest("hello"));
+  equal(result.status, 0, result.stderr);
+  equal(result.stdout, "hello from the guest (16 MiB)\n");
+  match(result.stderr, /asi_enter: address space switched/);
+});
+
+test("a byte written to port 0xf4 is the exit status", () => {
+  equal(cordon("run", guest("exits"), "--append", "5").status, 0);
+  const wrong = cordon("run", guest("attack-l1tf"), "--append", "length=1000");
+  equal(wrong.status, 2);
+  match(wrong.stdout, /length must be 1 to 64/);
+});
+
+test("--memory is what the guest is told", () => {
+  equal(cordon("run", guest("hello"), "--memory", "32M").stdout, "hello from the guest (32 MiB)\n");
+});
+
+test("the ledger as JSON has the fields that its schema requires, and counts hypercalls exactly", () => {
+  const file = join(scratch, "ledger.json");
+  const result = cordon("run", guest("exits"), "--append", "100", "--ledger", file);
+  equal(result.status, 0, result.stderr);
+  const ledger = JSON.parse(readFileSync(file, "utf8")) as Record<string, unknown> & {
+    ledger: { vmExits: { what: string; count: number }[] };
+  };
+  const schema = JSON.parse(readFileSync(join(root, "docs", "ledger.schema.json"), "utf8")) as { required: string[]; properties: object };
+  deepEqual(Object.keys(ledger).sort(), [...schema.required].sort());
+  deepEqual(Object.keys(schema.properties).sort(), [...schema.required].sort());
+  equal(ledger.ledger.vmExits.find((row) => row.what === "VMCALL")?.count, 100);
+  deepEqual(
+    readdirSync(scratch).filter((name) => name.endsWith(".tmp")),
+    [],
+  );
+});
+
+test("the same run gives the same ledger to the byte", () => {
+  const files = ["first.json", "second.json"].map((name) => join(scratch, name));
+  for (const file of files) equal(cordon("run", guest("exits"), "--append", "50", "--gear", "detailed", "--ledger", file).status, 0);
+  const [first, second] = files.map((file) => readFileSync(file, "utf8"));
+  equal(first, second);
+});
+
+test("a guest that never ends is stopped by --limit, with what it had done", () => {
+  const result = cordon("run", guest("attack-l1tf"), "--append", "length=1 rounds=100000", "--limit", "30000000");
+  equal(result.status, 3);
+  match(result.stderr, /stopped by --limit after 3\d,\d{3},\d{3} cycles/);
+  match(result.stderr, /VM entries/);
+});
+
+test("a triple fault ends the run with status 3 and says so", () => {
+  // The entry's first two bytes become UD2: without an IDT that is a triple fault.
+  const bytes = readFileSync(guest("hello"));
+  const entry = Number(bytes.readBigUInt64LE(24));
+  const headers = Number(bytes.readBigUInt64LE(32));
+  const segment = Array.from({ length: bytes.readUInt16LE(56) }, (_, i) => headers + 56 * i).find(
+    (at) => Number(bytes.readBigUInt64LE(at + 24)) <= entry,
+  );
+  ok(segment !== undefined);
+  const offset = Number(bytes.readBigUInt64LE(segment + 8)) + entry - Number(bytes.readBigUInt64LE(segment + 24));
+  const result = cordon("run", damaged("ud2.elf", { [offset]: 0x0f, [offset + 1]: 0x0b }));
+  equal(result.status, 3, result.stderr);
+  match(result.stderr, /the guest crashed: triple fault/);
+});
+
+test("an unknown kernel parameter value gives the kernel's warning and the default, as on Linux", () => {
+  const result = cordon("run", guest("hello"), "--cmdline", "asi=maybe");
+  equal(result.status, 0);
+  match(result.stderr, /kernel: .*asi.*maybe/i);
+});
+
+test("--check evaluates the safety properties and finds no violation in the default preset", () => {
+  const result = cordon("run", guest("hello"), "--check", "--gear", "detailed");
+  equal(result.status, 0, result.stderr);
+  match(result.stderr, /safety properties S1 to S10: no violation/);
+});
+
+const missing = join(scratch, "missing.elf");
+const notElf = join(scratch, "text.elf");
+writeFileSync(notElf, "hello, I am not a program\n".repeat(10));
+const unwritable = join(scratch, "no-such-folder", "ledger.json");
+copyFileSync(guest("hello"), join(scratch, "fine.elf"));
+
+const BAD: readonly { readonly what: string; readonly args: readonly string[]; readonly says: RegExp }[] = [
+  { what: "an unknown command", args: ["rnu"], says: /unknown command rnu; one of demo, run, attack, cpus/ },
+  { what: "no guest", args: ["run"], says: /takes one guest image \(none given\)/ },
+  { what: "two guests", args: ["run", notElf, notElf], says: /takes one guest image \(2 given/ },
+  { what: "a file that is not there", args: ["run", missing], says: /missing\.elf: cannot be read: no such file/ },
+  { what: "a folder", args: ["run", scratch], says: /cannot be read: it is a folder/ },
+  { what: "a file that is not an ELF", args: ["run", notElf], says: /text\.elf: not an ELF file; accepted: a static ELF64/ },
+  { what: "a 32-bit class", args: ["run", damaged("class.elf", { 4: 1 })], says: /ELF class 1, not 64-bit/ },
+  { what: "another machine", args: ["run", damaged("machine.elf", { 18: 183 })], says: /ELF machine 183, not x86-64/ },
+  { what: "a cut file", args: ["run", damaged("cut.elf", { 56: 200 })], says: /cut\.elf: .*accepted: a static ELF64/ },
+  {
+    what: "segments outside memory",
+    args: ["run", damaged("outside.elf", { 91: 0x7f })],
+    says: /outside\.elf: .*accepted: a static ELF64/,
+  },
+  { what: "an unknown CPU", args: ["run", guest("hello"), "--cpu", "i486"], says: /--cpu i486: one of skx, clx is accepted/ },
+  { what: "an unknown option", args: ["run", guest("hello"), "--colour"], says: /unknown option '--colour'; accepted: --cpu VALUE/ },
+  { what: "an option without its value", args: ["run", guest("hello"), "--cpu"], says: /run: option '--cpu/ },
+  {
+    what: "a gear that is none",
+    args: ["run", guest("hello"), "--gear", "fast"],
+    says: /--gear fast: one of architectural, detailed is accepted/,
+  },
+  { what: "too many CPUs", args: ["run", guest("hello"), "--cpus", "9"], says: /--cpus 9: a whole number from 1 to 8/ },
+  { what: "a size that is none", args: ["run", guest("hello"), "--memory", "lots"], says: /--memory lots: a size from 2M to 1024M/ },
+  {
+    what: "a ledger that cannot be written",
+    args: ["run", guest("hello"), "--ledger", unwritable],
+    says: /ledger\.json: cannot be written: no such file or folder/,
+  },
+  { what: "an unknown attack", args: ["attack", "rowhammer"], says: /attack rowhammer: one of l1tf, spectre-v1 is accepted/ },
+  { what: "an unknown model", args: ["cpus", "i486"], says: /cpus i486: one of skx, clx is accepted/ },
+  { what: "a seed that is none", args: ["demo", "--seed", "x"], says: /--seed x: a whole number/ },
+];
+
+for (const { what, args, says } of BAD) {
+  test(`${what}: one line, exit status 2, nothing on standard output`, () => {
+    const result = cordon(...args);
+    equal(result.status, 2, result.stderr);
+    match(result.stderr, says);
+    equal(result.stderr.trim().split("\n").length, 1, result.stderr);
+    equal(result.stdout, "");
+  });
+}
+
+test("what could not be written leaves nothing behind", () => {
+  ok(!existsSync(unwritable));
+});
+
+test("help goes to standard output; no arguments at all is bad input", () => {
+  match(cordon("--help").stdout, /cordon COMMAND/);
+  equal(cordon("--help").status, 0);
+  equal(cordon().status, 2);
+  for (const command of ["run", "attack", "demo", "cpus"]) {
+    const help = cordon(command, "--help");
+    equal(help.status, 0, help.stderr);
+    match(help.stdout, new RegExp(`^cordon ${command}`));
+  }
+});
+
+test("cordon cpus lists the models, and with a key every number with its source", () => {
+  match(cordon("cpus").stdout, /skx\s+Skylake-SP/);
+  const details = cordon("cpus", "skx").stdout;
+  match(details, /l1d\s+64\s+8\s+32\s+4/);
+  match(details, /ibpb\s+4,500\s+b22/);
+});
