@@ -5,11 +5,11 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { DEFAULT_CPU_MODEL } from "../src/hardware/index.ts";
 import { BareMachine } from "../src/machine/bare.ts";
+import { CPU_REGS, CPU_RETIRED } from "../src/machine/core/layout.gen.ts";
 import type { CoreGear } from "../src/machine/core.ts";
 import { GearedCore } from "../src/machine/geared-core.ts";
-import { DEFAULT_CPU_MODEL } from "../src/hardware/index.ts";
-import { CPU_REGS, CPU_RETIRED } from "../src/machine/core/layout.gen.ts";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const ELF = join(ROOT, "guests/built/bench.elf");
@@ -87,7 +87,6 @@ function readSymbols(file: Buffer): Map<string, number> {
   return symbols;
 }
 
-
 function benchKernel(program: Program, peer: Native | undefined, name: string): { mips: number; ratio: number } {
   const { machine, symbols } = program;
   const address = symbols.get(`k_${name}`);
@@ -120,13 +119,19 @@ function main(args: readonly string[]): void {
   let product = 1;
   let mipsProduct = 1;
   for (const name of chosen) {
-    const { mips, ratio } = benchKernel(program, native.find((peer) => peer.name === name), name);
+    const { mips, ratio } = benchKernel(
+      program,
+      native.find((peer) => peer.name === name),
+      name,
+    );
     product *= ratio;
     mipsProduct *= mips;
     console.log(`${name.padEnd(10)} ${mips.toFixed(1).padStart(7)} MIPS   1/${ratio.toFixed(1)} of native`);
   }
   const root = 1 / chosen.length;
-  console.log(`${"geomean".padEnd(10)} ${(mipsProduct ** root).toFixed(1).padStart(7)} MIPS   1/${(product ** root).toFixed(1)} of native  (${gear})`);
+  console.log(
+    `${"geomean".padEnd(10)} ${(mipsProduct ** root).toFixed(1).padStart(7)} MIPS   1/${(product ** root).toFixed(1)} of native  (${gear})`,
+  );
 }
 
 main(process.argv.slice(2));

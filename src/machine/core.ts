@@ -177,7 +177,10 @@ export class Core {
       case "translateBlock":
         return (page: number, offset: number, step: number) => this.translator.translate(page, offset, step !== 0);
       case "noteUnimplemented":
-        return (mnemonic: number) => this.note(mnemonic);
+        return (mnemonic: number) => {
+          this.note(mnemonic);
+          return undefined;
+        };
       default:
         throw new Error(`the core imports an unknown function: ${name}`);
     }

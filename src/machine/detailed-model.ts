@@ -1,6 +1,7 @@
 // What the detailed gear needs to know of a CPU: geometry, latencies, bugs. Plain data, filled into the core's MODEL record and used to
 // place the structures of every core in the arena. Latencies are in core cycles, load to use.
 import { assert } from "../hardware/index.ts";
+import { DATA_TLB_SETS, L1D_SETS } from "./isa/layout-detailed.ts";
 
 export interface CacheGeometry {
   /** A power of two. */
@@ -38,7 +39,7 @@ export interface DetailedModel {
   readonly mispredictPenalty: number;
   /** From the issue of a faulting load to its earliest retirement, when nothing older delays it. */
   readonly faultWindow: number;
-  /** First-level data TLB. Ways at most 8. */
+  /** First-level data TLB: at most 128 entries, which the core keeps in 16 sets. */
   readonly dataTlb: { readonly sets: number; readonly ways: number };
   /** What a miss in the first-level TLB costs that hits the second. */
   readonly secondTlbLatency: number;
@@ -77,6 +78,7 @@ export interface DetailedCosts {
 }
 
 const MAX_WAYS = 32;
+const MAX_L1D_WAYS = 16;
 const MAX_DATA_TLB_WAYS = 8;
 const MAX_SOURCE_BITS = 30;
 const MAX_HISTORY = 32;
@@ -95,7 +97,15 @@ export function checkDetailedModel(
     assert(isPowerOfTwo(cache.sets), () => `${name}: sets must be a power of two, not ${cache.sets}`);
     assert(cache.ways >= 1 && cache.ways <= MAX_WAYS, () => `${name}: 1 to ${MAX_WAYS} ways, not ${cache.ways}`);
   }
-  assert(isPowerOfTwo(model.dataTlb.sets) && model.dataTlb.ways <= MAX_DATA_TLB_WAYS, () => "dataTlb: sets a power of two, at most 8 ways");
+  assert(
+    model.l1d.sets === L1D_SETS && model.l1d.ways <= MAX_L1D_WAYS,
+    () => `l1d: ${L1D_SETS} sets and at most ${MAX_L1D_WAYS} ways, not ${model.l1d.sets} and ${model.l1d.ways}`,
+  );
+  const entries = model.dataTlb.sets * model.dataTlb.ways;
+  assert(
+    entries <= DATA_TLB_SETS * MAX_DATA_TLB_WAYS,
+    () => `dataTlb: at most ${DATA_TLB_SETS * MAX_DATA_TLB_WAYS} entries, not ${entries}`,
+  );
   assert(isPowerOfTwo(model.targetEntries), () => `targetEntries must be a power of two, not ${model.targetEntries}`);
   assert(model.targetSourceBits <= MAX_SOURCE_BITS, () => `targetSourceBits above ${MAX_SOURCE_BITS}`);
   assert(

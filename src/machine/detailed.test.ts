@@ -2,13 +2,33 @@
 // removes. Attacks on them are in detailed-attacks.test.ts.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Assembler, mem, qword, r8, r9, r10, r10d, r11, r12d, rax, rcx, rdx } from "../assembler/index.ts";
+import {
+  type Assembler,
+  assemble,
+  assembler,
+  eax,
+  mem,
+  memIndexed,
+  qword,
+  r8,
+  r9,
+  r10,
+  r10d,
+  r11,
+  r12d,
+  rax,
+  rcx,
+  rdx,
+} from "../assembler/index.ts";
 import { skx } from "../hardware/models/skx.ts";
-import { Core } from "./core.ts";
+import { BareMachine } from "./bare.ts";
+import { CPU_CYCLES, CPU_REGS, CPU_RETIRED, CPU_RIP, EXIT_BUDGET, EXIT_TRAP } from "./core/layout.gen.ts";
+import { Core, type CoreGear } from "./core.ts";
 import { DetailedStructures, detailedExports } from "./detailed.ts";
 import type { DetailedModel } from "./detailed-model.ts";
 import { detailedModelOf } from "./detailed-model-of.ts";
 import { FLAT_PHYSICAL_BYTES } from "./flat.ts";
+import { GearedCore } from "./geared-core.ts";
 import { AttackBench, CODE, DATA } from "./testing-detailed.ts";
 
 const model = detailedModelOf(skx);
@@ -17,6 +37,10 @@ const USER = 1;
 const USER_LABEL = 0x2007;
 const VICTIM_LABEL = 0xa003;
 const R8 = 8;
+const MEBIBYTE = 2 ** 20;
+const BARE_CODE = 0x100000;
+const BARE_DATA = 0x200000;
+const BARE_STACK = 0x1f0000;
 
 function load(bench: AttackBench, ...addresses: number[]): void {
   bench.run((a) => addresses.reduce((program, address) => program.mov(r8, address).mov(rax, mem(r8)), a).lfence());
@@ -257,6 +281,46 @@ test("two runs of the same program take the same cycles", () => {
     return [...bench.times()];
   });
   assert.deepEqual(cycles[0], cycles[1]);
+});
+
+/** Runs `write` at CPL 0 in slices of `budget` cycles; RAX, retired instructions and cycles after it. */
+function inSlices(budget: number, gear: CoreGear, write: (a: Assembler) => Assembler): readonly number[] {
+  const core = new GearedCore(skx, 4 * MEBIBYTE, 1, gear).core;
+  const machine = new BareMachine(core);
+  const program = assemble(write(assembler()).trap("end").program(), { origin: BARE_CODE });
+  machine.load(BARE_CODE, program.bytes);
+  for (const address of program.traps.keys()) core.functions.registerTrap(address);
+  core.fields.setWord(CPU_RIP, BARE_CODE);
+  machine.setRegister(4, BARE_STACK);
+  let exit: number = EXIT_BUDGET;
+  while (exit === EXIT_BUDGET) exit = core.functions.run(budget);
+  assert.equal(exit, EXIT_TRAP);
+  return [core.fields.word(CPU_REGS), core.fields.word(CPU_RETIRED), core.fields.word(CPU_CYCLES)];
+}
+
+/** Branches that depend on data, calls, loads with and without reuse, stores. */
+function workload(a: Assembler): Assembler {
+  a.mov(r12d, 3000).mov(r10, BARE_DATA).xor(eax, eax).mov(r9, 12345);
+  a.label("next").imul(r9, r9, 1103515245).add(r9, 12345).mov(rcx, r9).shr(rcx, 16).and(rcx, 0xfff8);
+  a.add(rax, memIndexed(r10, rcx, 1))
+    .mov(memIndexed(r10, rcx, 1), rax)
+    .test(r9, 0x40000)
+    .je("even")
+    .call("odd");
+  a.label("even").dec(r12d).jne("next").jmp("end").align(16).label("odd").xor(rax, r9).ret();
+  return a.label("end");
+}
+
+test("slices change nothing: not the results, not the cycles", () => {
+  const whole = inSlices(1_000_000_000, "detailed", workload);
+  assert.deepEqual(inSlices(977, "detailed", workload), whole);
+  assert.deepEqual(inSlices(1, "detailed", workload), whole);
+});
+
+test("both gears compute the same", () => {
+  const [rax0, retired0] = inSlices(1_000_000_000, "architectural", workload);
+  const [rax1, retired1] = inSlices(1_000_000_000, "detailed", workload);
+  assert.deepEqual([rax1, retired1], [rax0, retired0]);
 });
 
 /** Two logical CPUs at reset, paging off, supervisor: physical addresses are what the host's accesses name. */

@@ -68,10 +68,16 @@ export type CacheName = "l1d" | "l1i" | "l2" | "l3";
 
 const QUARTERS = 4;
 const LINE_BYTES = 64;
-const DATA_TLB_SET_BYTES = 32;
+/** The ring of retirement times has a slot for so many micro-ops. */
+const RING_GROUP = L.RING_GROUP_MASK + 1;
 const ALL_MODES = 0x0f0f0f0f;
 /** Byte m: only mode m. */
 const OWN_MODE = 0x08040201;
+
+/** log2 of the bytes of a set. */
+function setShift(cache: CacheGeometry): number {
+  return Math.ceil(Math.log2(cache.ways * L.LINE_BYTES));
+}
 
 export class DetailedStructures {
   readonly model: DetailedModel;
@@ -229,25 +235,24 @@ export class DetailedStructures {
     assert(this.cores * L.CORE_BYTES <= L.CORES_REGION_BYTES, () => `too many cores: ${this.cores}`);
     for (let core = 0; core < this.cores; core++) {
       const record = this.coreRecord(core);
-      this.placeCache(record + L.CORE_L1D, model.l1d, take);
-      this.placeCache(record + L.CORE_L1I, model.l1i, take);
-      this.placeCache(record + L.CORE_L2, model.l2, take);
+      take(L.DATA_TLB_BYTES);
+      this.placeCache(record + L.CORE_L1D, model.l1d, L.L1D_SET_SHIFT, take);
+      this.placeCache(record + L.CORE_L1I, model.l1i, setShift(model.l1i), take);
+      this.placeCache(record + L.CORE_L2, model.l2, setShift(model.l2), take);
       this.set32(record + L.CORE_FILL_BUFFERS, take(model.lineFillBuffers * L.FILL_BYTES));
       this.set32(record + L.CORE_FILL_NEXT, 0);
       this.set32(record + L.CORE_DIRECTIONS, take(directions));
       this.set32(record + L.CORE_TARGETS, take(model.targetEntries * L.TARGET_BYTES));
-      this.set32(record + L.CORE_DATA_TLB, take(model.dataTlb.sets * DATA_TLB_SET_BYTES));
     }
     const shared = this.coreRecord(this.cores);
-    this.placeCache(shared, model.l3, take);
+    this.placeCache(shared, model.l3, setShift(model.l3), take);
     this.set32(L.DETAILED_L3, shared);
     this.set32(L.DETAILED_CORES, this.cores);
     this.set32(L.DETAILED_THREADS, model.threadsPerCore);
     new Uint8Array(this.view.buffer, L.ARENA_REGION, top - L.ARENA_REGION).fill(0);
   }
 
-  private placeCache(record: number, cache: CacheGeometry, take: (bytes: number) => number): void {
-    const shift = Math.ceil(Math.log2(cache.ways * L.LINE_BYTES));
+  private placeCache(record: number, cache: CacheGeometry, shift: number, take: (bytes: number) => number): void {
     this.set32(record + L.CACHE_BASE, take(cache.sets << shift));
     this.set32(record + L.CACHE_MASK, cache.sets - 1);
     this.set32(record + L.CACHE_SHIFT, shift);
@@ -260,13 +265,12 @@ export class DetailedStructures {
     const bugs = (model.bugs.meltdown ? L.BUG_MELTDOWN : 0) | (model.bugs.l1tf ? L.BUG_L1TF : 0) | (model.bugs.mds ? L.BUG_MDS : 0);
     this.set32(L.MODEL_MEMORY_LATENCY, model.memoryLatency * QUARTERS);
     this.set32(L.MODEL_FILL_BUFFERS, model.lineFillBuffers);
-    this.set32(L.MODEL_REORDER_BUFFER, model.reorderBuffer);
+    this.set32(L.MODEL_REORDER_BUFFER, Math.ceil(model.reorderBuffer / RING_GROUP) * RING_GROUP);
     this.set32(L.MODEL_STORE_BUFFER, model.storeBuffer);
     this.set32(L.MODEL_FORWARD_LATENCY, model.forwardLatency * QUARTERS);
     this.set32(L.MODEL_MISPREDICT_PENALTY, model.mispredictPenalty * QUARTERS);
     this.set32(L.MODEL_FAULT_WINDOW, model.faultWindow * QUARTERS);
-    this.set32(L.MODEL_DATA_TLB_MASK, model.dataTlb.sets - 1);
-    this.set32(L.MODEL_DATA_TLB_WAYS, model.dataTlb.ways);
+    this.set32(L.MODEL_DATA_TLB_WAYS, Math.ceil((model.dataTlb.sets * model.dataTlb.ways) / L.DATA_TLB_SETS));
     this.set32(L.MODEL_STLB_LATENCY, model.secondTlbLatency * QUARTERS);
     this.set32(L.MODEL_TARGET_MASK, model.targetEntries - 1);
     this.set32(L.MODEL_SOURCE_MASK, 2 ** model.targetSourceBits - 1);

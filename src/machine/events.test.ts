@@ -2,7 +2,8 @@
 // interrupt shadow, exact budgets. Expected values: SDM vol. 3, chapter 7; vol. 2 for IRET, SYSCALL, SYSRET, STI, POPF, HLT.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ax, byte, cr2, ds, eax, ecx, mem, qword, r11, rax, rbx, rcx, rdi, rdx, rsi, rsp, ss } from "../assembler/index.ts";
+import { CODE, CoreFixture, IST1, P, RSP0, STACK_TOP, U, WINDOW } from "../../test/core-fixture.ts";
+import { type Assembler, ax, byte, cr2, ds, eax, ecx, mem, qword, r11, rax, rbx, rcx, rdi, rdx, rsi, rsp, ss } from "../assembler/index.ts";
 import { KERNEL_CS, KERNEL_SS, USER_CS, USER_SS } from "./bare.ts";
 import {
   ASSIST_CPUID,
@@ -38,7 +39,6 @@ import {
   PENDING_INTERRUPT,
   PENDING_NMI,
 } from "./core/layout.gen.ts";
-import { CODE, CoreFixture, IST1, P, RSP0, STACK_TOP, U, WINDOW } from "./testing-core.ts";
 
 const IF = 0x200;
 const RF = 0x10000;
@@ -80,9 +80,25 @@ test("INT n needs a gate that the privilege level may use, and returns behind it
 
 test("IRETQ returns from the handler to user mode with flags, stack and privilege", () => {
   const f = new CoreFixture();
-  f.place((a) => a.mov(rdx, cr2).add(qword(mem(rsp)), 2).iretq(), 0x110000);
+  f.place(
+    (a) =>
+      a
+        .mov(rdx, cr2)
+        .add(qword(mem(rsp)), 2)
+        .iretq(),
+    0x110000,
+  );
   f.setGate(6, 0x110000);
-  const end = f.run((a) => a.stc().ud2().label("after").setb(byte(mem(0x1a0000))).trap("done"), true);
+  const end = f.run(
+    (a) =>
+      a
+        .stc()
+        .ud2()
+        .label("after")
+        .setb(byte(mem(0x1a0000)))
+        .trap("done"),
+    true,
+  );
   assert.equal(end.trap, "done");
   assert.equal(f.view.getUint8(0x1a0000), 1);
   assert.equal(f.core.fields.low(CPU_CPL), 3);
@@ -123,7 +139,16 @@ test("division overflow and division by zero raise #DE with the registers unchan
   const f = new CoreFixture();
   assert.equal(f.run((a) => a.mov(rax, 7).mov(rdx, 5).mov(rcx, 5).div(rcx)).trap, "#0");
   assert.deepEqual([f.bare.register(0), f.bare.register(2)], [7, 5]);
-  assert.equal(f.run((a) => a.mov(rax, 1n << 63n).cqo().mov(rcx, -1).idiv(rcx)).trap, "#0");
+  assert.equal(
+    f.run((a) =>
+      a
+        .mov(rax, 1n << 63n)
+        .cqo()
+        .mov(rcx, -1)
+        .idiv(rcx),
+    ).trap,
+    "#0",
+  );
 });
 
 test("SYSCALL saves RIP and RFLAGS, masks flags, and SYSRETQ goes back", () => {
@@ -147,7 +172,15 @@ test("SYSCALL saves RIP and RFLAGS, masks flags, and SYSRETQ goes back", () => {
 
 test("SYSRETQ to a non-canonical RCX faults in the kernel", () => {
   const f = new CoreFixture();
-  assert.equal(f.run((a) => a.mov(rcx, 1n << 47n).mov(r11, 2).sysretq()).trap, "#13");
+  assert.equal(
+    f.run((a) =>
+      a
+        .mov(rcx, 1n << 47n)
+        .mov(r11, 2)
+        .sysretq(),
+    ).trap,
+    "#13",
+  );
   assert.equal(f.frame(true).cs, KERNEL_CS);
 });
 
@@ -164,12 +197,12 @@ test("SWAPGS exchanges the bases, and is #GP in user mode", () => {
 test("privileged instructions are #GP in user mode", () => {
   const f = new CoreFixture();
   for (const write of [
-    (a: Parameters<Parameters<CoreFixture["run"]>[0]>[0]) => a.cli(),
-    (a: Parameters<Parameters<CoreFixture["run"]>[0]>[0]) => a.hlt(),
-    (a: Parameters<Parameters<CoreFixture["run"]>[0]>[0]) => a.mov(rax, cr2),
-    (a: Parameters<Parameters<CoreFixture["run"]>[0]>[0]) => a.invlpg(mem(rax)),
-    (a: Parameters<Parameters<CoreFixture["run"]>[0]>[0]) => a.rdmsr(),
-    (a: Parameters<Parameters<CoreFixture["run"]>[0]>[0]) => a.lidt(mem(rsp)),
+    (a: Assembler) => a.cli(),
+    (a: Assembler) => a.hlt(),
+    (a: Assembler) => a.mov(rax, cr2),
+    (a: Assembler) => a.invlpg(mem(rax)),
+    (a: Assembler) => a.rdmsr(),
+    (a: Assembler) => a.lidt(mem(rsp)),
   ]) {
     assert.equal(f.run(write, true).trap, "#13");
     assert.equal(f.frame(true).rip, CODE);
@@ -229,7 +262,14 @@ test("a pending interrupt ends the run when IF becomes 1, one instruction after 
 test("POPFQ opens the window at once, MOV SS holds it for one instruction", () => {
   const f = new CoreFixture();
   f.core.fields.setLow(CPU_INTERRUPT_PENDING, PENDING_INTERRUPT);
-  f.place((a) => a.push(IF | FIXED).popfq().label("here").inc(rcx).trap("done"));
+  f.place((a) =>
+    a
+      .push(IF | FIXED)
+      .popfq()
+      .label("here")
+      .inc(rcx)
+      .trap("done"),
+  );
   f.start();
   assert.equal(f.go().exit, EXIT_WINDOW);
   assert.equal(f.core.fields.word(CPU_RIP), f.symbol("here"));
@@ -266,7 +306,18 @@ test("an NMI blocks NMIs until IRETQ, and its end can be waited for", () => {
 
 test("the trap flag raises #DB after the next instruction", () => {
   const f = new CoreFixture();
-  assert.equal(f.run((a) => a.pushfq().bts(qword(mem(rsp)), 8).popfq().inc(rax).label("here").inc(rbx)).trap, "#1");
+  assert.equal(
+    f.run((a) =>
+      a
+        .pushfq()
+        .bts(qword(mem(rsp)), 8)
+        .popfq()
+        .inc(rax)
+        .label("here")
+        .inc(rbx),
+    ).trap,
+    "#1",
+  );
   assert.equal(f.frame(false).rip, f.symbol("here"));
   assert.equal(f.bare.register(0), 1);
 });
@@ -315,7 +366,15 @@ test("a fault inside REP MOVSB leaves the registers where it stopped, and the in
   const f = new CoreFixture();
   f.map(0, P | U | 2n);
   f.view.setBigUint64(0x1a0000, 0x8877665544332211n, true);
-  f.place((a) => a.mov(rsi, 0x1a0000).mov(rdi, WINDOW + 4096 - 4).mov(rcx, 8).rep().movsb().trap("done"));
+  f.place((a) =>
+    a
+      .mov(rsi, 0x1a0000)
+      .mov(rdi, WINDOW + 4096 - 4)
+      .mov(rcx, 8)
+      .rep()
+      .movsb()
+      .trap("done"),
+  );
   f.start();
   assert.equal(f.go().trap, "#14");
   assert.deepEqual([f.bare.register(1), f.bare.register(6), f.bare.register(7)], [4, 0x1a0004, WINDOW + 4096]);

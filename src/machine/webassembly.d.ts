@@ -13,6 +13,6 @@ declare namespace WebAssembly {
     constructor(module: Module, imports: Record<string, Record<string, ImportValue>>);
     readonly exports: Exports;
   }
-  type ImportValue = Memory | ((...values: number[]) => number | void);
+  type ImportValue = Memory | ((...values: number[]) => number | undefined);
   type Exports = Record<string, unknown>;
 }

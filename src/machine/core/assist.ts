@@ -8,7 +8,6 @@ import {
   ASSIST_CPUID,
   ASSIST_IN,
   ASSIST_INVD,
-  ASSIST_INVEPT,
   ASSIST_MONITOR,
   ASSIST_MWAIT,
   ASSIST_OUT,
@@ -16,14 +15,11 @@ import {
   ASSIST_RDPMC,
   ASSIST_VMCALL,
   ASSIST_VMMCALL,
-  ASSIST_VMREAD,
-  ASSIST_VMWRITE,
   ASSIST_WBINVD,
   ASSIST_WRMSR,
   ASSIST_XGETBV,
   ASSIST_XSETBV,
   CPU_CPL,
-  CPU_CR4,
   CPU_EXIT,
   CPU_EXIT_ADDRESS,
   CPU_EXIT_KIND,
@@ -157,7 +153,7 @@ export function assistMemory(pc: usize, kind: i64, va: i64): i32 {
 }
 
 /** UD2, encodings that are not valid, and instructions that are not implemented (imm: their number, else 0). */
-export function undefinedInstruction(pc: usize, number: i64): i32 {
+export function undefinedInstruction(_pc: usize, number: i64): i32 {
   store<u32>(CPU_EXIT_REGISTER2, number as u32);
   noteUnimplemented(number as u32);
   return fault(VECTOR_UD, 0);
@@ -236,11 +232,11 @@ function segmentAllows(selector: u32, write: bool): bool {
   return write ? !isCode && (type & 2) !== 0 : !isCode || (type & 2) !== 0;
 }
 
-export function verifyWrite(pc: usize, selector: i64): i32 {
+export function verifyWrite(_pc: usize, selector: i64): i32 {
   return setZero(segmentAllows((selector as u32) & 0xffff, true));
 }
 
-export function verifyWriteMemory(pc: usize, va: i64): i32 {
+export function verifyWriteMemory(_pc: usize, va: i64): i32 {
   const host = slowRead(va, 2);
   if (host === 0) return LEAVE_FAULT;
   const selector = load<u16>(host) as u32;
@@ -248,11 +244,11 @@ export function verifyWriteMemory(pc: usize, va: i64): i32 {
   return setZero(segmentAllows(selector, true));
 }
 
-export function verifyRead(pc: usize, selector: i64): i32 {
+export function verifyRead(_pc: usize, selector: i64): i32 {
   return setZero(segmentAllows((selector as u32) & 0xffff, false));
 }
 
-export function verifyReadMemory(pc: usize, va: i64): i32 {
+export function verifyReadMemory(_pc: usize, va: i64): i32 {
   const host = slowRead(va, 2);
   return host === 0 ? LEAVE_FAULT : setZero(segmentAllows(load<u16>(host) as u32, false));
 }

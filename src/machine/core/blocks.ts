@@ -10,7 +10,6 @@ import {
   BLOCK_MODE,
   BLOCK_NEXT,
   BLOCK_OFFSET,
-  BOUNCE_REGION,
   CODE_BYTES,
   CODE_REGION,
   CPU_CPL,
@@ -203,12 +202,12 @@ export function leaveToLink(pc: usize): i32 {
   return LEAVE_LINK;
 }
 
-export function leaveStale(pc: usize): i32 {
+export function leaveStale(_pc: usize): i32 {
   return LEAVE_STALE;
 }
 
 /** check_next_page: the rest of the instruction must still come from the frame it was translated from. */
-export function checkNextPage(pc: usize, frame: i64): i32 {
+export function checkNextPage(_pc: usize, frame: i64): i32 {
   const pa = translate((load<u64>(CPU_PAGE_BASE) as i64) + 4096, ACCESS_EXECUTE, load<u32>(CPU_CPL) === 3 ? 3 : 0);
   if (pa < 0) return LEAVE_FAULT;
   if (pa >> 12 === frame) return 0;
@@ -217,7 +216,7 @@ export function checkNextPage(pc: usize, frame: i64): i32 {
 }
 
 /** fetch_fault: at translation the following page could not be fetched. If it can now, translate again. */
-export function fetchFault(pc: usize): i32 {
+export function fetchFault(_pc: usize): i32 {
   if (translate((load<u64>(CPU_PAGE_BASE) as i64) + 4096, ACCESS_EXECUTE, load<u32>(CPU_CPL) === 3 ? 3 : 0) < 0) return LEAVE_FAULT;
   discardFrame(frameOfPage());
   return LEAVE_STALE;

@@ -206,7 +206,7 @@ export function storeMachineStatus(pc: usize, bytes: i64): i32 {
   return 0;
 }
 
-export function storeMachineStatusMemory(pc: usize, va: i64): i32 {
+export function storeMachineStatusMemory(_pc: usize, va: i64): i32 {
   return storeAs(va, 2, visibleCr0() as i64, load<u64>(CPU_GENERATION)) ? 0 : LEAVE_FAULT;
 }
 

@@ -48,7 +48,6 @@ import {
   CPU_SEG_SELECTOR,
   CPU_SHADOW,
   EVENT_EXCEPTION,
-  EVENT_INTERRUPT,
   EVENT_NMI,
   EVENT_PRIVILEGED_SOFTWARE,
   EVENT_SOFTWARE_EXCEPTION,
@@ -302,6 +301,7 @@ function refuse(vector: u32, error: u32): bool {
 /** Software events are delivered by the instruction itself; what goes wrong is the dispatcher's. */
 function softwareEvent(pc: usize, vector: u32, type: u32): i32 {
   store<u64>(CPU_RIP, ripOf(pc));
+  store<u32>(CPU_EXIT_LENGTH, load<u8>(siteOf(pc as u32), SITE_LENGTH));
   if (type !== EVENT_SOFTWARE_INTERRUPT && leavesGuest(vector, 0)) return fault(vector, 0);
   const code = deliverEvent(vector, type, 0, load<u8>(siteOf(pc as u32), SITE_LENGTH));
   return code === 0 ? LEAVE_STEPPED : code;
@@ -320,7 +320,7 @@ export function debugTrap(pc: usize): i32 {
 }
 
 /** IRETQ. SDM vol. 2, IRET/IRETD/IRETQ; only returns to 64-bit code. */
-export function interruptReturn(pc: usize): i32 {
+export function interruptReturn(_pc: usize): i32 {
   const flags = readFlags();
   if (flags & NT) return fault(VECTOR_GP, 0);
   const sp = load<i64>(RSP);
@@ -371,7 +371,7 @@ export function interruptReturn(pc: usize): i32 {
 }
 
 /** RETFQ to the same or an outer privilege level; imm: bytes to drop, plus 0x10000 for the form without an operand size of 64 bits. */
-export function farReturn(pc: usize, drop: i64): i32 {
+export function farReturn(_pc: usize, drop: i64): i32 {
   const sp = load<i64>(RSP);
   const host = hostForRead(sp, 16, load<u64>(CPU_GENERATION));
   if (host === 0) return LEAVE_FAULT;
@@ -403,7 +403,7 @@ export function systemCall(pc: usize): i32 {
 }
 
 /** SYSRETQ. A non-canonical RCX faults in the kernel, on the user's stack: Intel's behaviour. */
-export function systemReturn(pc: usize): i32 {
+export function systemReturn(_pc: usize): i32 {
   if (!(load<u64>(CPU_EFER) & EFER_SCE)) return fault(VECTOR_UD, 0);
   if (load<u32>(CPU_CPL) !== 0 || !isCanonical(load<i64>(RCX))) return fault(VECTOR_GP, 0);
   store<u64>(CPU_RIP, load<u64>(RCX));
@@ -416,7 +416,7 @@ export function systemReturn(pc: usize): i32 {
   return LEAVE_STEPPED;
 }
 
-export function swapGs(pc: usize): i32 {
+export function swapGs(_pc: usize): i32 {
   if (load<u32>(CPU_CPL) !== 0) return fault(VECTOR_GP, 0);
   const base = load<u64>(CPU_GS_BASE);
   store<u64>(CPU_GS_BASE, load<u64>(CPU_MSR_KERNEL_GS_BASE));

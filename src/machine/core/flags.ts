@@ -60,7 +60,7 @@ function flagSign(kind: i32, a: i64, r: i64): bool {
 }
 
 /** PF: even parity of the low byte. */
-export function flagParity(kind: i32, a: i64, b: i64, r: i64): bool {
+export function flagParity(kind: i32, a: i64, _b: i64, r: i64): bool {
   if (kind === FLAGS_RAW) return (a & PF) !== 0;
   return (popcnt<i64>(r & 0xff) & 1) === 0;
 }

@@ -2,16 +2,7 @@
 // instructions. Addresses come as f64 (a sign-extended 48-bit number), because a BigInt at the boundary costs four times as much.
 // An access that fails sets ACCESS_STATUS to 1 and returns 0; the host clears it. The common case is one compare and one load.
 import { hostGeneration } from "./context.ts";
-import {
-  ACCESS_WRITE,
-  BOUNCE_REGION,
-  CPU_ACCESS_HIGH,
-  CPU_ACCESS_STATUS,
-  CPU_CONTEXT_BASE,
-  SOFT_ADDEND,
-  SOFT_READ,
-  SOFT_WRITE,
-} from "./layout.gen.ts";
+import { BOUNCE_REGION, CPU_ACCESS_HIGH, CPU_ACCESS_STATUS, CPU_CONTEXT_BASE, SOFT_ADDEND, SOFT_READ, SOFT_WRITE } from "./layout.gen.ts";
 import { commitBounceAs, findForRead, slowReadForWriteAs, softEntry } from "./memory.ts";
 import { portHostAccess } from "./port.gen.ts";
 

@@ -72,7 +72,7 @@ export function divideSignedOverflows(high: i64, low: i64, divisor: i64): i64 {
   const highMagnitude = (high < 0 ? ~high + ((low === 0) as i64) : high) as u64;
   if (highMagnitude >= magnitude) return 1;
   const quotient = divideUnsigned128(highMagnitude as i64, lowMagnitude as i64, magnitude as i64) as u64;
-  return (quotient > (0x7fffffffffffffff as u64) + (negative as u64)) as i64;
+  return (quotient > (i64.MAX_VALUE as u64) + (negative as u64)) as i64;
 }
 
 /** Quotient of IDIV; the caller has checked that it does not overflow. */

@@ -62,28 +62,46 @@ export function portTime(): u64 {
 }
 
 /** A page walk (of either kind) reads the entry at this physical address. */
-export function portTableRead(pa: u64): void {}
+export function portTableRead(_pa: u64): void {
+  // No caches here.
+}
 
 /** The host, acting as kernel code, accesses `bytes` at host address `host`. */
-export function portHostAccess(host: u32, bytes: u32, write: bool): void {}
+export function portHostAccess(_host: u32, _bytes: u32, _write: bool): void {
+  // No caches here.
+}
 
 /** The core has stored at `va` by a slow path. */
-export function portSlowStore(va: i64, generation: u64): void {}
+export function portSlowStore(_va: i64, _generation: u64): void {
+  // No caches here.
+}
 
 /** An event was delivered through the IDT. */
-export function portDelivered(vector: u32): void {}
+export function portDelivered(_vector: u32): void {
+  // No caches here.
+}
 
 /** CLFLUSH of the line that holds this physical address. */
-export function portFlushLine(pa: u64): void {}
+export function portFlushLine(_pa: u64): void {
+  // No caches here.
+}
 
 /** PREFETCHh of the line that holds this physical address. */
-export function portPrefetchLine(pa: u64): void {}
+export function portPrefetchLine(_pa: u64): void {
+  // No caches here.
+}
 
 /** VERW with a memory operand, on a CPU with MD_CLEAR. */
-export function portClearBuffers(): void {}
+export function portClearBuffers(): void {
+  // No caches here.
+}
 
 /** CR3 was written, or another serializing instruction completed. */
-export function portSerialize(): void {}
+export function portSerialize(): void {
+  // No caches here.
+}
 
 /** Another logical CPU became the active one. */
-export function portSelectCpu(number: u32): void {}
+export function portSelectCpu(_number: u32): void {
+  // No caches here.
+}

@@ -2,7 +2,7 @@
 // `port-*.ts` files (as `port.gen.ts`), which export the same functions. Here the budget counts cycles.
 import { siteOf } from "./blocks.ts";
 import { lineTime, storeTime, walkAccess } from "./detailed/access-timing.ts";
-import { noteCodePage } from "./detailed/branches.ts";
+import { fetchDelay, noteCodePage } from "./detailed/branches.ts";
 import { dropLine } from "./detailed/hierarchy.ts";
 import { clearBuffers } from "./detailed/operations.ts";
 import { drain, selectCore } from "./detailed/select.ts";
@@ -20,6 +20,7 @@ import {
   DETAILED_ACCESS_TIME,
   DETAILED_CPU,
   DETAILED_DEADLINE,
+  DETAILED_FETCH_DUE,
   DETAILED_L1D_LATENCY,
   DETAILED_LIMIT,
   DETAILED_TRANSIENT,
@@ -62,7 +63,10 @@ export function portRun(pc: u32, budget: i32, step: bool): i32 {
   store<i32>(CPU_SLICE, slice);
   markHistory();
   noteCodePage();
+  // Control arrives here from elsewhere: what the executor does at a branch whose target it knows.
+  if (load<u32>(DETAILED_FETCH_DUE) !== 0) store<i64>(CPU_NOW, load<i64>(CPU_NOW) + fetchDelay(pc, load<i64>(CPU_NOW)));
   const code = executeDetailed(pc, slice);
+  store<u32>(DETAILED_FETCH_DUE, isSequential(code) ? 0 : 1);
   store<u64>(CPU_RETIRED, load<u64>(CPU_RETIRED) + ((slice - load<i32>(CPU_BUDGET) + executedInSegment(code)) as u64));
   store<i32>(CPU_SLICE, 0);
   store<i32>(CPU_BUDGET, 0);
@@ -94,6 +98,11 @@ function goesOn(code: i32): bool {
     code === LEAVE_REPEAT ||
     code === LEAVE_STALE
   );
+}
+
+/** What follows is what the executor would have gone on with, and has been fetched. */
+function isSequential(code: i32): bool {
+  return code === LEAVE_SLICE || code === LEAVE_NEXT || code === LEAVE_REPEAT || code === LEAVE_STALE;
 }
 
 /** Instructions completed since the last branch that counted. */

@@ -122,7 +122,7 @@ export function enterCodeSegment(selector: u32, descriptor: u64, cpl: u32): void
 }
 
 /** MOV to a segment register. SDM vol. 2, MOV: loading SS holds interrupts back for one instruction. */
-export function loadSegment(pc: usize, segment: i64, value: i64): i32 {
+export function loadSegment(_pc: usize, segment: i64, value: i64): i32 {
   const selector = (value as u32) & 0xffff;
   const number = segment as u32;
   if (number === SEG_CS) return fault(VECTOR_UD, 0);
@@ -169,12 +169,12 @@ export function storeSelector(pc: usize, segment: i64): i32 {
   return 0;
 }
 
-export function storeSelectorMemory(pc: usize, segment: i64, va: i64): i32 {
+export function storeSelectorMemory(_pc: usize, segment: i64, va: i64): i32 {
   const selector = load<u32>(CPU_SEG_SELECTOR + ((segment as u32) & 15) * 4);
   return storeAs(va, 2, selector as i64, load<u64>(CPU_GENERATION)) ? 0 : LEAVE_FAULT;
 }
 
-export function pushSegment(pc: usize, segment: i64): i32 {
+export function pushSegment(_pc: usize, segment: i64): i32 {
   const rsp = load<i64>(CPU_REGS + RSP_OFFSET) - 8;
   if (!storeAs(rsp, 8, load<u32>(CPU_SEG_SELECTOR + (segment as u32) * 4) as i64, load<u64>(CPU_GENERATION))) return LEAVE_FAULT;
   store<i64>(CPU_REGS + RSP_OFFSET, rsp);
@@ -191,7 +191,7 @@ export function popSegment(pc: usize, segment: i64): i32 {
 }
 
 /** LTR and LLDT; imm is SEG_TR or SEG_LDTR. System descriptors have 16 bytes in 64-bit mode. */
-export function loadSystemSegment(pc: usize, segment: i64, value: i64): i32 {
+export function loadSystemSegment(_pc: usize, segment: i64, value: i64): i32 {
   if (load<u32>(CPU_CPL) !== 0) return fault(VECTOR_GP, 0);
   const selector = (value as u32) & 0xffff;
   const number = segment as u32;
@@ -231,7 +231,7 @@ export function readSegmentBase(pc: usize, segment: i64): i32 {
   return 0;
 }
 
-export function writeSegmentBase(pc: usize, segment: i64, value: i64): i32 {
+export function writeSegmentBase(_pc: usize, segment: i64, value: i64): i32 {
   if (!(load<u64>(CPU_CR4) & CR4_FSGSBASE)) return fault(VECTOR_UD, 0);
   const base = segment & 8 ? value & 0xffffffff : value;
   if ((base << 16) >> 16 !== base) return fault(VECTOR_GP, 0);

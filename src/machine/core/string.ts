@@ -81,7 +81,7 @@ function afterPortion(how: u32, done: i64): i32 {
 }
 
 /** Host address to write `bytes` of one page, 0 on a fault; BOUNCE when the frame holds code and bytes must be announced. */
-function hostForWrite(va: i64, bytes: u32): u32 {
+function hostForWrite(va: i64, _bytes: u32): u32 {
   const entry = softEntry(va);
   if (load<u64>(entry, SOFT_WRITE) === (((va & ~0xfff) as u64) | load<u64>(CPU_GENERATION)))
     return (va as u32) + load<u32>(entry, SOFT_ADDEND);
@@ -111,7 +111,7 @@ function accumulator(size: u32): i64 {
   return elementAt(RAX, size);
 }
 
-export function movsString(pc: usize, imm: i64, base: i64): i32 {
+export function movsString(_pc: usize, imm: i64, base: i64): i32 {
   const how = imm as u32;
   const size = how & SIZE_MASK;
   const count = repeats(how) ? readRegister(RCX, how) : 1;
@@ -170,7 +170,7 @@ function copyUp(target: u32, source: u32, bytes: u32, size: u32): void {
   }
 }
 
-export function stosString(pc: usize, imm: i64, base: i64): i32 {
+export function stosString(_pc: usize, imm: i64, _base: i64): i32 {
   const how = imm as u32;
   const size = how & SIZE_MASK;
   const count = repeats(how) ? readRegister(RCX, how) : 1;
@@ -218,7 +218,7 @@ function fill(target: u32, bytes: u32, size: u32): void {
   }
 }
 
-export function lodsString(pc: usize, imm: i64, base: i64): i32 {
+export function lodsString(_pc: usize, imm: i64, base: i64): i32 {
   const how = imm as u32;
   const size = how & SIZE_MASK;
   if (repeats(how) && readRegister(RCX, how) === 0) return 0;
@@ -272,7 +272,7 @@ function comparisonGoesOn(how: u32, equal: bool): bool {
   return how & REPEAT_NE ? !equal : equal;
 }
 
-export function scasString(pc: usize, imm: i64, base: i64): i32 {
+export function scasString(_pc: usize, imm: i64, _base: i64): i32 {
   const how = imm as u32;
   const size = how & SIZE_MASK;
   if (repeats(how) && readRegister(RCX, how) === 0) return 0;
@@ -288,7 +288,7 @@ export function scasString(pc: usize, imm: i64, base: i64): i32 {
   return LEAVE_REPEAT;
 }
 
-export function cmpsString(pc: usize, imm: i64, base: i64): i32 {
+export function cmpsString(_pc: usize, imm: i64, base: i64): i32 {
   const how = imm as u32;
   const size = how & SIZE_MASK;
   if (repeats(how) && readRegister(RCX, how) === 0) return 0;

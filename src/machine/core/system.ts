@@ -54,14 +54,14 @@ function ioPrivileged(): bool {
   return (load<u32>(CPU_CPL) as u64) <= (load<u64>(CPU_RFLAGS) & (IOPL as u64)) >> 12;
 }
 
-export function clearInterruptFlag(pc: usize): i32 {
+export function clearInterruptFlag(_pc: usize): i32 {
   if (!ioPrivileged()) return fault(VECTOR_GP, 0);
   store<u64>(CPU_RFLAGS, load<u64>(CPU_RFLAGS) & ~(IF as u64));
   return 0;
 }
 
 /** STI holds interrupts back for one instruction when it changes IF from 0 to 1. */
-export function setInterruptFlag(pc: usize): i32 {
+export function setInterruptFlag(_pc: usize): i32 {
   if (!ioPrivileged()) return fault(VECTOR_GP, 0);
   const flags = load<u64>(CPU_RFLAGS);
   if (!(flags & (IF as u64))) {
@@ -72,7 +72,7 @@ export function setInterruptFlag(pc: usize): i32 {
 }
 
 /** PUSHFQ (imm 8) and PUSHF (imm 2): RF and VM read as 0. */
-export function pushFlags(pc: usize, bytes: i64): i32 {
+export function pushFlags(_pc: usize, bytes: i64): i32 {
   const rsp = load<i64>(RSP) - bytes;
   const image = readFlags() & ~((RF | VM) as u64);
   if (!storeAs(rsp, bytes as u32, image as i64, load<u64>(CPU_GENERATION))) return LEAVE_FAULT;
@@ -80,7 +80,7 @@ export function pushFlags(pc: usize, bytes: i64): i32 {
   return 0;
 }
 
-export function popFlags(pc: usize, bytes: i64): i32 {
+export function popFlags(_pc: usize, bytes: i64): i32 {
   const rsp = load<i64>(RSP);
   const host = hostForRead(rsp, bytes as u32, load<u64>(CPU_GENERATION));
   if (host === 0) return LEAVE_FAULT;
@@ -97,14 +97,14 @@ export function popFlags(pc: usize, bytes: i64): i32 {
 }
 
 /** CLD and STD: imm is the new DF. */
-export function setDirection(pc: usize, value: i64): i32 {
+export function setDirection(_pc: usize, value: i64): i32 {
   const rest = load<u64>(CPU_RFLAGS) & ~(DF as u64);
   store<u64>(CPU_RFLAGS, value !== 0 ? rest | (DF as u64) : rest);
   return 0;
 }
 
 /** CLAC and STAC: imm is the new AC. */
-export function setAlignmentCheck(pc: usize, value: i64): i32 {
+export function setAlignmentCheck(_pc: usize, value: i64): i32 {
   if (load<u32>(CPU_CPL) !== 0 || !(load<u64>(CPU_CR4) & CR4_SMAP)) return fault(VECTOR_UD, 0);
   const rest = load<u64>(CPU_RFLAGS) & ~(AC as u64);
   store<u64>(CPU_RFLAGS, value !== 0 ? rest | (AC as u64) : rest);
@@ -194,20 +194,20 @@ export function readProcessorId(pc: usize): i32 {
 
 // Fences and cache lines. Order is what the detailed gear gives them by their latency class; here they only mark the place. --------
 
-export function loadFence(pc: usize): i32 {
+export function loadFence(_pc: usize): i32 {
   return 0;
 }
 
-export function memoryFence(pc: usize): i32 {
+export function memoryFence(_pc: usize): i32 {
   return 0;
 }
 
-export function storeFence(pc: usize): i32 {
+export function storeFence(_pc: usize): i32 {
   return 0;
 }
 
 /** CLFLUSH and CLFLUSHOPT: checked as a byte load. */
-export function flushLine(pc: usize, va: i64): i32 {
+export function flushLine(_pc: usize, va: i64): i32 {
   const host = findForRead(va, 1, load<u64>(CPU_GENERATION));
   if (host === 0) return LEAVE_FAULT;
   if (!isBounce(host)) portFlushLine(physicalOf(host));
@@ -215,7 +215,7 @@ export function flushLine(pc: usize, va: i64): i32 {
 }
 
 /** PREFETCHh never faults; where the translation fails it does nothing. */
-export function prefetchLine(pc: usize, va: i64): i32 {
+export function prefetchLine(_pc: usize, va: i64): i32 {
   const pa = translate(va, ACCESS_READ, (load<u64>(CPU_GENERATION) as u32) & 3);
   if (pa >= 0) portPrefetchLine(physicalOf(hostOf(pa as u64)));
   return 0;
@@ -224,7 +224,7 @@ export function prefetchLine(pc: usize, va: i64): i32 {
 // Pairs --------------------------------------------------------------------------------------------------------------------------
 
 /** CMPXCHG8B (imm 8) and CMPXCHG16B (imm 16, aligned). */
-export function compareExchangePair(pc: usize, bytes: i64, va: i64): i32 {
+export function compareExchangePair(_pc: usize, bytes: i64, va: i64): i32 {
   const isWide = bytes === 16;
   if (isWide && (va & 15) !== 0) return fault(VECTOR_GP, 0);
   const host = slowReadForWrite(va, bytes as u32);

@@ -71,6 +71,7 @@ export class MicroOpWriter {
   /** Address of the next micro-op. */
   pc = 0;
   private block = 0;
+  private firstEntry = 0;
   private frame = 0;
   private first = false;
   private siteOffset = 0;
@@ -83,17 +84,51 @@ export class MicroOpWriter {
     this.view = view;
   }
 
-  beginBlock(offset: number, step: boolean, frame: number): void {
+  /** Entry of the block at `offset` in the frame of the block that is being written, or 0. Single-step blocks have no neighbours. */
+  known(offset: number): number {
     const { view } = this;
-    this.block = view.getUint32(SHARED_CODE_TOP, true);
+    if (this.frame < 0 || view.getUint8(this.block + BLOCK_MODE) !== 0) return 0;
+    let block = view.getUint32(FRAME_BLOCKS_REGION + this.frame * 4, true);
+    while (block !== 0) {
+      if (view.getUint16(block + BLOCK_OFFSET, true) === offset && view.getUint8(block + BLOCK_MODE) === 0) return block + BLOCK_BYTES;
+      block = view.getUint32(block + BLOCK_NEXT, true);
+    }
+    return 0;
+  }
+
+  beginBlock(offset: number, step: boolean, frame: number): void {
+    this.pc = this.view.getUint32(SHARED_CODE_TOP, true);
     this.frame = frame;
+    this.pending = [];
+    this.writeHeader(offset, step ? 1 : 0);
+    this.firstEntry = this.entry;
+  }
+
+  /**
+   * Behind a conditional branch: what follows is a block of its own, so that a jump there finds it, and not a second translation.
+   * Executors come to it by the link of the branch.
+   */
+  beginNextBlock(offset: number): void {
+    this.closeBlock(offset);
+    this.writeHeader(offset, this.view.getUint8(this.block + BLOCK_MODE));
+  }
+
+  private writeHeader(offset: number, mode: number): void {
+    const { view } = this;
+    this.block = this.pc;
     view.setUint16(this.block + BLOCK_OFFSET, offset, true);
-    view.setUint8(this.block + BLOCK_MODE, step ? 1 : 0);
+    view.setUint8(this.block + BLOCK_MODE, mode);
     view.setUint8(this.block + BLOCK_FLAGS, 0);
-    view.setUint32(this.block + BLOCK_FRAME, frame >>> 0, true);
+    view.setUint32(this.block + BLOCK_FRAME, this.frame >>> 0, true);
     this.pc = this.block + BLOCK_BYTES;
     this.count = 0;
-    this.pending = [];
+  }
+
+  /** Enters the block that is being written, whose last byte lies before `endOffset`, in the list of its frame. */
+  private closeBlock(endOffset: number): void {
+    const { view, block } = this;
+    view.setUint32(block + BLOCK_LIMIT, this.pc, true);
+    if (this.frame >= 0) this.enterList(block, this.frame, view.getUint16(block + BLOCK_OFFSET, true), Math.min(endOffset, PAGE_BYTES));
   }
 
   /** Entry of the block that is being written. */
@@ -209,24 +244,20 @@ export class MicroOpWriter {
     this.pending.push({ source, slot, target });
   }
 
-  /** Writes what open links lead to, enters the block in the list of its frame, and returns its entry. */
-  finishBlock(firstOffset: number, endOffset: number, nextFrame: number): number {
-    for (const { source, slot, target } of this.pending)
-      this.view.setUint32(source + slot, this.resolve(source, slot, target, firstOffset), true);
-    const { view } = this;
-    view.setUint32(this.block + BLOCK_LIMIT, this.pc, true);
-    view.setUint32(SHARED_CODE_TOP, this.pc, true);
-    if (this.frame >= 0) {
-      this.enterList(this.block, this.frame, firstOffset, Math.min(endOffset, PAGE_BYTES));
-      if (nextFrame >= 0) this.addAlias(nextFrame, endOffset - PAGE_BYTES);
-    }
-    return this.entry;
+  /** Closes the last block, writes what open links lead to, and returns the entry of the first. `nextFrame`: it reaches into that, or -1. */
+  finishBlock(endOffset: number, nextFrame: number): number {
+    this.closeBlock(endOffset);
+    for (const { source, slot, target } of this.pending) this.view.setUint32(source + slot, this.resolve(source, slot, target), true);
+    this.view.setUint32(SHARED_CODE_TOP, this.pc, true);
+    if (this.frame >= 0 && nextFrame >= 0) this.addAlias(nextFrame, endOffset - PAGE_BYTES);
+    return this.firstEntry;
   }
 
-  private resolve(source: number, slot: number, target: number, firstOffset: number): number {
-    if (target === firstOffset) return this.entry;
+  private resolve(source: number, slot: number, target: number): number {
     this.between(target);
     if (target >= 0 && target < PAGE_BYTES) {
+      const known = this.known(target);
+      if (known !== 0) return known;
       const stub = this.write(LINK_STUB, ZERO, ZERO, ZERO, ZERO, 0, target, 0, BRANCH_BYTES);
       this.view.setUint32(stub + UOP_LINK, source, true);
       this.view.setUint32(stub + UOP_LINK + 4, slot, true);

@@ -10,12 +10,18 @@ export const MAX_RETURN_STACK = 64;
 /** Slots of the store buffer: direct-mapped by 8-byte word, so that forwarding is one compare. */
 export const STORE_BUFFER_SLOTS = 64;
 export const MAX_REORDER_BUFFER = 512;
-/** Ring of retirement times: a wrong path may run past the reorder buffer's end by a block before it notices. */
-const RING_SLOTS = 2048;
+/** Ring of retirement times, one for eight micro-ops: a wrong path may run past the reorder buffer's end by a block before it notices. */
+const RING_SLOTS = 256;
+const RING_GROUP = 8;
 const JOURNAL_RECORDS = 4096;
 export const MAX_FILL_BUFFERS = 32;
 /** Changes of the executing context that are remembered to label the branch history. */
 export const HISTORY_MARKS = 8;
+
+/** L1D is indexed by page offset, so every x86 processor since 2008 has 64 sets. Constants, because each load computes with them. */
+export const L1D_SETS = 64;
+/** First-level data TLB: 16 sets, ways as the model says (a fully associative one is taken as that). */
+export const DATA_TLB_SETS = 16;
 
 /** Fields of a logical CPU. */
 export const detailedCpuFields: readonly Field[] = [
@@ -38,7 +44,6 @@ export const detailedCpuFields: readonly Field[] = [
   { name: "RETURN_COUNT", type: "u32", comment: "entries pushed and not popped, at most the depth" },
   { name: "RETURN_STACK", type: "u64", count: 2 * MAX_RETURN_STACK, comment: "TARGET records: the return stack" },
   { name: "STORE_BUFFER", type: "u64", count: 4 * STORE_BUFFER_SLOTS, comment: "STORE records" },
-  { name: "STORE_LAST", type: "u32", comment: "the STORE record written last" },
   {
     name: "MODE_LABELS",
     type: "u16",
@@ -62,8 +67,6 @@ const detailedFields: readonly Field[] = [
   { name: "L2", type: "u32", comment: "CACHE record" },
   { name: "L3", type: "u32", comment: "CACHE record, shared by all cores" },
   { name: "L1D_BASE", type: "u32", comment: "copy of the CACHE record's fields, for the fast path" },
-  { name: "L1D_MASK", type: "u32", comment: "the same" },
-  { name: "L1D_SHIFT", type: "u32", comment: "the same" },
   { name: "L1D_LATENCY", type: "u32", comment: "the same" },
   { name: "L1I_BASE", type: "u32", comment: "the same, of the instruction cache" },
   { name: "L1I_MASK", type: "u32", comment: "the same" },
@@ -71,7 +74,6 @@ const detailedFields: readonly Field[] = [
   { name: "FILL_BUFFERS", type: "u32", comment: "first FILL record of the core" },
   { name: "DIRECTIONS", type: "u32", comment: "direction predictor of the core" },
   { name: "TARGETS", type: "u32", comment: "indirect branch predictor of the core: TARGET records" },
-  { name: "DATA_TLB", type: "u32", comment: "timing tags of the first-level data TLB of the core" },
   // What one access leaves for the next step.
   { name: "WALK_TIME", type: "i64", comment: "time that page walks of the current access took" },
   { name: "ACCESS_TIME", type: "i64", comment: "ready time: of the access that a slow path assembled; of a cold operation's accesses" },
@@ -94,7 +96,9 @@ const detailedFields: readonly Field[] = [
   { name: "WRONG_PAGE", type: "u64", comment: "mispredicted: PAGE_BASE of the wrong path" },
   { name: "WRONG_HISTORY", type: "u64", comment: "mispredicted: branch history of the wrong path" },
   { name: "RESOLVE", type: "i64", comment: "mispredicted: when the branch is resolved; 0: predicted rightly" },
+  { name: "FETCHED_LINE", type: "u32", comment: "physical line that the front end is in; all ones: none" },
   { name: "CODE_PAGE", type: "u32", comment: "host address of the page that executes; 0: not known" },
+  { name: "FETCH_DUE", type: "u32", comment: "1: the next run of the executor begins where nothing was fetched yet" },
   { name: "DEADLINE", type: "i64", comment: "end of the slice" },
   // Counters.
   { name: "COUNT_L1D_MISSES", type: "u64", comment: "" },
@@ -111,12 +115,11 @@ const detailedFields: readonly Field[] = [
 const modelFields: readonly Field[] = [
   { name: "MEMORY_LATENCY", type: "u32", comment: "load to use, all levels missed" },
   { name: "FILL_BUFFERS", type: "u32", comment: "number of line fill buffers" },
-  { name: "REORDER_BUFFER", type: "u32", comment: "micro-ops in flight" },
+  { name: "REORDER_BUFFER", type: "u32", comment: "micro-ops in flight, a multiple of eight" },
   { name: "STORE_BUFFER", type: "u32", comment: "stores in flight (the slots are STORE_BUFFER_SLOTS)" },
   { name: "FORWARD_LATENCY", type: "u32", comment: "store to load forwarding" },
   { name: "MISPREDICT_PENALTY", type: "u32", comment: "resolution of a branch to the first micro-op of the right path" },
   { name: "FAULT_WINDOW", type: "u32", comment: "a faulting load's issue to its earliest retirement" },
-  { name: "DATA_TLB_MASK", type: "u32", comment: "sets of the first-level data TLB - 1" },
   { name: "DATA_TLB_WAYS", type: "u32", comment: "" },
   { name: "STLB_LATENCY", type: "u32", comment: "miss in the first level, hit in the second" },
   { name: "TARGET_MASK", type: "u32", comment: "indirect predictor entries - 1" },
@@ -172,7 +175,6 @@ export const detailedRecords: readonly LayoutRecord[] = [
       { name: "FILL_NEXT", type: "u32", comment: "number of the fill buffer used next" },
       { name: "DIRECTIONS", type: "u32", comment: "" },
       { name: "TARGETS", type: "u32", comment: "" },
-      { name: "DATA_TLB", type: "u32", comment: "" },
     ],
   },
   {
@@ -197,8 +199,7 @@ export const detailedRecords: readonly LayoutRecord[] = [
       { name: "PAD", type: "u16", comment: "" },
       { name: "READY", type: "i64", comment: "when a younger load may take the data" },
       { name: "DATA", type: "u64", comment: "the word after the store" },
-      { name: "OFFSET", type: "u32", comment: "offset of the word in its page (all that a faulting load is compared with)" },
-      { name: "PAD2", type: "u32", comment: "" },
+      { name: "PAD2", type: "u64", comment: "" },
     ],
   },
   {
@@ -220,7 +221,11 @@ export const detailedRecords: readonly LayoutRecord[] = [
     fields: [
       { name: "TAG", type: "u16", comment: "" },
       { name: "COUNTER", type: "u8", comment: "0..7; taken from 4" },
-      { name: "USEFUL", type: "u8", comment: "" },
+      {
+        name: "USEFUL",
+        type: "u8",
+        comment: "of a history table: not to be replaced yet; bimodal: 1: a history table has entries of such branches",
+      },
       { name: "LABEL", type: "u16", comment: "context that trained it last" },
       { name: "PAD", type: "u16", comment: "" },
     ],
@@ -321,7 +326,17 @@ export const detailedConstants: readonly ConstantGroup[] = [
       ["MAX_RETURN_STACK", MAX_RETURN_STACK, ""],
       ["STORE_BUFFER_SLOTS", STORE_BUFFER_SLOTS, ""],
       ["MAX_REORDER_BUFFER", MAX_REORDER_BUFFER, ""],
-      ["RING_MASK", RING_SLOTS - 1, ""],
+      [
+        "RING_GROUP_MASK",
+        RING_GROUP - 1,
+        "micro-ops with these bits clear have a slot in the ring: at 8 bytes each, their number is its offset",
+      ],
+      ["RING_MASK", RING_SLOTS * 8 - 1, ""],
+      ["L1D_SETS", L1D_SETS, "of every model"],
+      ["L1D_SET_SHIFT", 7, "bytes of a set of the first-level caches: up to 16 ways"],
+      ["DATA_TLB_SETS", DATA_TLB_SETS, "of every model"],
+      ["DATA_TLB_SET_SHIFT", 5, "bytes of a set of tags: up to 8 ways"],
+      ["DATA_TLB_BYTES", DATA_TLB_SETS * 32, "the tags stand just below L1D"],
       ["MAX_FILL_BUFFERS", MAX_FILL_BUFFERS, ""],
       ["HISTORY_MARK_COUNT", HISTORY_MARKS, ""],
       ["DIRECTION_BIMODAL_ENTRIES", 8192, ""],

@@ -4,7 +4,18 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { CODE_REGION, CPU_FS_BASE, CPU_REGS, PHYSICAL_REGION, SHARED_CODE_TOP, UOP_OP } from "../core/layout.gen.ts";
+import {
+  BLOCK_BYTES,
+  BLOCK_LIMIT,
+  BLOCK_NEXT,
+  CODE_REGION,
+  CPU_FS_BASE,
+  CPU_REGS,
+  FRAME_BLOCKS_REGION,
+  PHYSICAL_REGION,
+  SHARED_CODE_TOP,
+  UOP_OP,
+} from "../core/layout.gen.ts";
 import { effectsOf } from "./effects.ts";
 import { printLayout } from "./expand-layout.ts";
 import { CONDITIONS, FS_BASE } from "./ir.ts";
@@ -35,9 +46,17 @@ class OpCollector {
     this.bytes.fill(0x90, PHYSICAL_REGION, PHYSICAL_REGION + 32);
     this.bytes.set(code, PHYSICAL_REGION);
     this.bytes[PHYSICAL_REGION + 32] = 0xc3;
-    let pc = this.translator.translate(0, 0, false);
-    const end = this.view.getUint32(SHARED_CODE_TOP, true);
-    while (pc < end) {
+    this.view.setUint32(FRAME_BLOCKS_REGION, 0, true);
+    this.translator.translate(0, 0, false);
+    for (let block = this.view.getUint32(FRAME_BLOCKS_REGION, true); block !== 0; block = this.view.getUint32(block + BLOCK_NEXT, true)) {
+      this.addBlock(block);
+    }
+  }
+
+  private addBlock(block: number): void {
+    const limit = this.view.getUint32(block + BLOCK_LIMIT, true);
+    let pc = block + BLOCK_BYTES;
+    while (pc < limit) {
       const op = OPS[this.view.getUint16(pc + UOP_OP, true)];
       assert.ok(op !== undefined, "a micro-op of the table");
       this.seen.add(op.name);
@@ -55,10 +74,10 @@ const IMMEDIATE = [0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00];
 /** Every opcode with every prefix, register and memory operands, every value of the reg field. */
 function addAllEncodings(collector: OpCollector): void {
   for (const prefix of PREFIXES) {
-    for (const escape of ESCAPES) {
+    for (const map of ESCAPES) {
       for (let opcode = 0; opcode < 256; opcode++) {
         for (let reg = 0; reg < 8; reg++) {
-          for (const mod of [0xc2, 0x02]) collector.add([...prefix, ...escape, opcode, mod | (reg << 3), ...IMMEDIATE]);
+          for (const mod of [0xc2, 0x02]) collector.add([...prefix, ...map, opcode, mod | (reg << 3), ...IMMEDIATE]);
         }
       }
     }

@@ -87,10 +87,14 @@ function complete(effects: Effects): string {
   return lines.join(" ");
 }
 
-/** Retires in order, and gives the issue time of what follows: a quarter cycle later, or when the reorder buffer has room. */
+/**
+ * Retires in order, and gives the issue time of what follows: a quarter cycle later, or when the reorder buffer has room, which is looked
+ * at every eighth micro-op.
+ */
 const RETIRE =
-  "retired = select<i64>(t, retired, t > retired); store<i64>(RING_REGION + ((order & RING_MASK) << 3), retired); order++; now++; " +
-  "u = load<i64>(RING_REGION + (((order - depth) & RING_MASK) << 3)); now = select<i64>(u, now, u > now);";
+  "retired = select<i64>(t, retired, t > retired); now++; " +
+  "if ((++order & RING_GROUP_MASK) == 0) { store<i64>(RING_REGION + (order & RING_MASK), retired); " +
+  "u = load<i64>(RING_REGION + ((order - depth) & RING_MASK)); now = select<i64>(u, now, u > now); }";
 
 const ENTRY = "e = SOFT_TLB_REGION + ((((va >> 12) as u32) & SOFT_TLB_ENTRIES - 1) << 5);";
 const HOST_ADDRESS = "(va as u32) + load<u32>(e, SOFT_ADDEND)";
@@ -110,6 +114,7 @@ const END_RETURN = 4;
 const END_FAR_JUMP = 5;
 const END_FAULT = 6;
 const END_RAISE = 7;
+const END_GO_ON = 8;
 
 /** After GO was read: the branches of the wrong path leave theirs in the same place. */
 const RUN_WRONG_PATH = `if (load<i64>(DETAILED_RESOLVE) != 0) { spill(0, ${STATE}); now = wrongPath(); }`;
@@ -120,15 +125,21 @@ const TAIL = `
       ${RETIRE}
       continue;
     }
+    // Jumps from block to block that the translator made are no micro-ops of the program: they take no time.
+    if (end == ${END_JUMP} && (load<u8>(pc, UOP_FLAGS) & UOP_FLAG_FIRST) == 0) end = ${END_GO_ON};
     if (end == ${END_FAULT}) return faulted(start, ${STATE});
     if (end == ${END_RAISE}) return spill(LEAVE_FAULT, ${STATE});
-    ${RETIRE}
+    if (end < ${END_FAR_JUMP}) {
+      ${RETIRE}
+    }
     if (end == ${END_BRANCH}) {
       now = conditional(pc, taken, t, now);
       next = load<u32>(pc + (load<u32>(DETAILED_GO) << 2), UOP_LINK);
       ${RUN_WRONG_PATH}
     } else if (end == ${END_JUMP}) {
       now = direct(pc, now);
+      next = load<u32>(pc, UOP_LINK + 4);
+    } else if (end == ${END_GO_ON}) {
       next = load<u32>(pc, UOP_LINK + 4);
     } else {
       if (end != ${END_FAR_JUMP}) {

@@ -60,7 +60,7 @@ export class Translator {
     if (this.count === 0) return this.translateCrossing(page, offset);
     this.findDeadFlags();
     this.emitAll();
-    return writer.finishBlock(offset, this.endOffset(), -1);
+    return writer.finishBlock(this.endOffset(), -1);
   }
 
   private endOffset(): number {
@@ -108,6 +108,8 @@ export class Translator {
         at = entry.end;
         const flow = handlers[entry.mnemonic]?.flow ?? FLOW_LEAVES;
         if (flow === FLOW_END || flow === FLOW_LEAVES) return -1;
+        // Behind a conditional branch the block may join one that exists.
+        if (flow === FLOW_CONDITIONAL && this.writer.known(at) !== 0) return -1;
         if (at >= PAGE_BYTES) return -1;
       }
       return -1;
@@ -145,8 +147,11 @@ export class Translator {
     let n = 0;
     while (n < this.count) {
       const i = this.at(n);
+      if (open >= 0) {
+        writer.beginNextBlock(i.offset);
+        writer.linkHere(open, NOT_TAKEN);
+      }
       writer.beginInstruction(i);
-      if (open >= 0) writer.linkHere(open, NOT_TAKEN);
       open = -1;
       const next = n + 1 < this.count ? this.at(n + 1) : undefined;
       const fused = next === undefined ? -1 : fusedOp(i, next);
@@ -190,7 +195,7 @@ export class Translator {
     if (nextPage < 0) {
       writer.beginInstruction(i);
       writer.emit(FETCH_FAULT);
-      return writer.finishBlock(offset, PAGE_BYTES, -1);
+      return writer.finishBlock(PAGE_BYTES, -1);
     }
     const head = PAGE_BYTES - offset;
     const bytes = new Uint8Array(head + LONGEST_INSTRUCTION);
@@ -209,7 +214,7 @@ export class Translator {
       else if (!endsBlock(i)) writer.emitGoOn(JMP, i.end);
     }
     this.memory.view.setUint32(SHARED_TRANSLATED_NEXT, nextPage / PAGE_BYTES + 1, true);
-    return writer.finishBlock(offset, Math.max(i.end, PAGE_BYTES + 1), nextPage / PAGE_BYTES);
+    return writer.finishBlock(Math.max(i.end, PAGE_BYTES + 1), nextPage / PAGE_BYTES);
   }
 }
 

@@ -3,21 +3,21 @@
 import {
   CPU_NOW,
   CPU_STORE_BUFFER,
-  CPU_STORE_LAST,
+  DATA_TLB_BYTES,
+  DATA_TLB_SET_SHIFT,
+  DATA_TLB_SETS,
   DETAILED_ACCESS_TIME,
-  DETAILED_DATA_TLB,
   DETAILED_L1D_BASE,
   DETAILED_L1D_LATENCY,
-  DETAILED_L1D_MASK,
-  DETAILED_L1D_SHIFT,
   DETAILED_LIMIT,
   DETAILED_TRANSIENT,
   DETAILED_WALK_TIME,
+  L1D_SET_SHIFT,
+  L1D_SETS,
   LINE_OWNED,
   LINE_STATE,
   LINE_TAG,
   LINE_VALID,
-  MODEL_DATA_TLB_MASK,
   MODEL_DATA_TLB_WAYS,
   MODEL_FORWARD_LATENCY,
   MODEL_STLB_LATENCY,
@@ -26,19 +26,19 @@ import {
   STORE_BYTES,
   STORE_DATA,
   STORE_HOST,
-  STORE_OFFSET,
   STORE_OWNER,
   STORE_READY,
 } from "../layout.gen.ts";
 import { lineOwner, loadLine, ownLine } from "./hierarchy.ts";
 
-/** Stride of a set of first-level data-TLB tags: at most 8 ways of a u32. */
-const DATA_TLB_SET_SHIFT: u32 = 5;
+/** Tags of the first-level data TLB for `page`, most recently used first; they stand just below L1D. */
+function dataTlbTags(page: u32): usize {
+  return load<u32>(DETAILED_L1D_BASE) - DATA_TLB_BYTES + ((page & (DATA_TLB_SETS - 1)) << DATA_TLB_SET_SHIFT);
+}
 
 /** A load of `line` issued at `start`. One that a wrong path would issue after its end leaves no trace. */
 export function lineTime(line: u32, start: i64): i64 {
-  const entry: usize =
-    (load<u32>(DETAILED_L1D_BASE) as usize) + (((line & load<u32>(DETAILED_L1D_MASK)) << load<u32>(DETAILED_L1D_SHIFT)) as usize);
+  const entry: usize = load<u32>(DETAILED_L1D_BASE) + ((line & (L1D_SETS - 1)) << L1D_SET_SHIFT);
   if (load<u32>(entry, LINE_TAG) === ((LINE_VALID as u32) | line) || start >= load<i64>(DETAILED_LIMIT)) {
     return start + (load<u32>(DETAILED_L1D_LATENCY) as i64);
   }
@@ -48,7 +48,7 @@ export function lineTime(line: u32, start: i64): i64 {
 /** Ready time of a load of `bytes` at host address `host`, virtual page number `page` (low half), address known at `known`. */
 export function loadTime(host: u32, bytes: u32, page: u32, known: i64): i64 {
   if (host < (PHYSICAL_REGION as u32)) return load<i64>(DETAILED_ACCESS_TIME);
-  const tags: usize = (load<u32>(DETAILED_DATA_TLB) as usize) + ((page & load<u32>(MODEL_DATA_TLB_MASK)) << DATA_TLB_SET_SHIFT);
+  const tags: usize = dataTlbTags(page);
   const start = load<u32>(tags) === page ? known : known + dataTlbMiss(tags, page);
   const line = (host - (PHYSICAL_REGION as u32)) >> 6;
   let done = lineTime(line, start);
@@ -77,7 +77,7 @@ function dataTlbMiss(tags: usize, page: u32): i64 {
 
 /** Makes the next access to `page` ask `dataTlbMiss`, which collects the time of the walk that was just made. */
 export function forgetDataTlb(page: u32): void {
-  const tags: usize = (load<u32>(DETAILED_DATA_TLB) as usize) + ((page & load<u32>(MODEL_DATA_TLB_MASK)) << DATA_TLB_SET_SHIFT);
+  const tags: usize = dataTlbTags(page);
   if (load<u32>(tags) === page) store<u32>(tags, 0xffffffff);
 }
 
@@ -94,15 +94,12 @@ export function storeTime(host: u32, bytes: u32, ready: i64): void {
   store<u16>(slot, lineOwner(line) as u16, STORE_OWNER);
   store<i64>(slot, ready, STORE_READY);
   store<u64>(slot, load<u64>(word), STORE_DATA);
-  store<u32>(slot, word & 0xfff, STORE_OFFSET);
-  store<u32>(CPU_STORE_LAST, slot as u32);
   takeLine(line, ready);
   if ((host & 63) + bytes > 64) takeLine(line + 1, ready);
 }
 
 function takeLine(line: u32, ready: i64): void {
-  const entry: usize =
-    (load<u32>(DETAILED_L1D_BASE) as usize) + (((line & load<u32>(DETAILED_L1D_MASK)) << load<u32>(DETAILED_L1D_SHIFT)) as usize);
+  const entry: usize = load<u32>(DETAILED_L1D_BASE) + ((line & (L1D_SETS - 1)) << L1D_SET_SHIFT);
   if (load<u32>(entry, LINE_TAG) === ((LINE_VALID as u32) | line) && (load<u8>(entry, LINE_STATE) & (LINE_OWNED as u8)) !== 0) return;
   ownLine(line, ready);
 }

@@ -15,6 +15,7 @@ import {
   DETAILED_CODE_PAGE,
   DETAILED_COUNT_BRANCHES,
   DETAILED_COUNT_MISPREDICTED,
+  DETAILED_FETCHED_LINE,
   DETAILED_GO,
   DETAILED_GO_ADDRESS,
   DETAILED_L1I_BASE,
@@ -39,8 +40,6 @@ import {
   SOFT_TLB_REGION,
   UNDERFLOW_STALE,
   UOP_DISP,
-  UOP_FLAG_FIRST,
-  UOP_FLAGS,
   UOP_LINK,
   UOP_NEXT_OFFSET,
 } from "../layout.gen.ts";
@@ -75,8 +74,10 @@ function codeLine(pc: usize): u32 {
  * control arrives, not in the middle of straight code.
  */
 export function fetchDelay(pc: usize, now: i64): i64 {
-  if (load<u32>(DETAILED_CODE_PAGE) === 0 || load<u16>(pc) === OP_FAR_JUMP || now >= load<i64>(DETAILED_LIMIT)) return 0;
   const line = codeLine(pc);
+  if (line === load<u32>(DETAILED_FETCHED_LINE)) return 0;
+  if (load<u32>(DETAILED_CODE_PAGE) === 0 || load<u16>(pc) === OP_FAR_JUMP || now >= load<i64>(DETAILED_LIMIT)) return 0;
+  store<u32>(DETAILED_FETCHED_LINE, line);
   const entry: usize =
     (load<u32>(DETAILED_L1I_BASE) as usize) + (((line & load<u32>(DETAILED_L1I_MASK)) << load<u32>(DETAILED_L1I_SHIFT)) as usize);
   return load<u32>(entry, LINE_TAG) === ((LINE_VALID as u32) | line) ? 0 : fetchLine(line);
@@ -205,12 +206,11 @@ function runWindow(begin: usize, limit: i64, isFetched: bool): void {
   }
   closeWindow();
   store<u32>(DETAILED_CODE_PAGE, codePage);
+  store<u32>(DETAILED_FETCHED_LINE, u32.MAX_VALUE);
 }
 
 /** A direct jump or call: it enters the history; its target is known when it is decoded. Returns the issue time of what follows. */
 export function direct(pc: usize, now: i64): i64 {
-  // The jump that leads from one block to the next is the translator's own: the program has no branch there.
-  if ((load<u8>(pc, UOP_FLAGS) & (UOP_FLAG_FIRST as u8)) === 0) return now;
   store<u64>(CPU_HISTORY, historyAfter(load<u64>(CPU_HISTORY), sourceOf(pc), takenTarget(pc)));
   return now;
 }

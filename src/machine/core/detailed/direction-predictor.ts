@@ -39,28 +39,32 @@ function tagOf(hash: u32): u32 {
   return ((hash >> 11) & 0x7ff) | TAG_USED;
 }
 
+function bimodalEntry(source: u32): usize {
+  return (load<u32>(DETAILED_DIRECTIONS) as usize) + ((source ^ (source >> 13)) & (DIRECTION_BIMODAL_ENTRIES - 1)) * DIRECTION_BYTES;
+}
+
 /** Predicts the branch at `source` (low half of its address); remembers the counter for `trainDirection`. */
 export function predictDirection(source: u32, history: u64): bool {
-  let hash = spread(source, history & HISTORY_3);
-  let entry = tableEntry(3, hash);
-  let table: u32 = 3;
-  if ((load<u16>(entry, DIRECTION_TAG) as u32) !== tagOf(hash)) {
-    hash = spread(source, history & HISTORY_2);
-    entry = tableEntry(2, hash);
-    table = 2;
-    if ((load<u16>(entry, DIRECTION_TAG) as u32) !== tagOf(hash)) {
-      hash = spread(source, history & HISTORY_1);
-      entry = tableEntry(1, hash);
-      table = 1;
-      if ((load<u16>(entry, DIRECTION_TAG) as u32) !== tagOf(hash)) {
-        table = 0;
-        entry = (load<u32>(DETAILED_DIRECTIONS) as usize) + ((source ^ (source >> 13)) & (DIRECTION_BIMODAL_ENTRIES - 1)) * DIRECTION_BYTES;
-      }
+  let entry = bimodalEntry(source);
+  let table: u32 = 0;
+  // Most branches were never mispredicted; then no history table has heard of them.
+  if (load<u8>(entry, DIRECTION_USEFUL) !== 0) {
+    for (let longest: u32 = 3; longest > 0; longest--) {
+      const hash = spread(source, history & historyOf(longest));
+      const candidate = tableEntry(longest, hash);
+      if ((load<u16>(candidate, DIRECTION_TAG) as u32) !== tagOf(hash)) continue;
+      entry = candidate;
+      table = longest;
+      break;
     }
   }
   store<u32>(DETAILED_PREDICTOR, entry as u32);
   store<u32>(DETAILED_PREDICTOR_TABLE, table);
   return (load<u8>(entry, DIRECTION_COUNTER) as u32) >= TAKEN;
+}
+
+function historyOf(table: u32): u64 {
+  return table === 1 ? HISTORY_1 : table === 2 ? HISTORY_2 : HISTORY_3;
 }
 
 /** Trains what `predictDirection` used, after its branch retired. `history` is the one the prediction was made with. */
@@ -76,7 +80,8 @@ export function trainDirection(source: u32, history: u64, taken: bool, predicted
 
 function allocate(source: u32, history: u64, taken: bool, table: u32): void {
   if (table > 3) return;
-  const hash = spread(source, history & (table === 1 ? HISTORY_1 : table === 2 ? HISTORY_2 : HISTORY_3));
+  store<u8>(bimodalEntry(source), 1, DIRECTION_USEFUL);
+  const hash = spread(source, history & historyOf(table));
   const entry = tableEntry(table, hash);
   const useful = load<u8>(entry, DIRECTION_USEFUL);
   if (useful !== 0) {

@@ -35,11 +35,11 @@ import {
   MODEL_FILL_BUFFERS,
   PHYSICAL_REGION,
   SHARED_PHYSICAL_BYTES,
+  SHARED_PHYSICAL_MASK_BITS,
   STORE_BUFFER_SLOTS,
   STORE_BYTES,
   STORE_DATA,
   STORE_HOST,
-  STORE_OFFSET,
   TIME_NEVER,
 } from "../layout.gen.ts";
 import { VECTOR_PF } from "../mmu.ts";
@@ -86,7 +86,10 @@ function sourceOf(va: u64, bytes: u32, start: i64): u32 {
 }
 
 /** A physical address looks up this core's L1D, and nothing else. */
-function takeFromL1d(pa: u64, bytes: u32, start: i64): bool {
+function takeFromL1d(address: u64, bytes: u32, start: i64): bool {
+  if (address === u64.MAX_VALUE) return false;
+  // L1D compares as many bits as a physical address has: reserved ones above fall away.
+  const pa = address & (((1 as u64) << (load<u32>(SHARED_PHYSICAL_MASK_BITS) as u64)) - 1);
   const end = ((pa as u32) & 63) + bytes;
   if (end > 64 || pa >= load<u64>(SHARED_PHYSICAL_BYTES)) return false;
   if (!isInL1d((pa >> 6) as u32, start)) return false;
@@ -98,7 +101,7 @@ function takeFromL1d(pa: u64, bytes: u32, start: i64): bool {
 function takeFromBuffers(va: u64, bytes: u32): u32 {
   const slot: usize = CPU_STORE_BUFFER + (((va as u32) >> 3) & (STORE_BUFFER_SLOTS - 1)) * STORE_BYTES;
   const inWord = (va as u32) & 7;
-  if (load<u32>(slot, STORE_HOST) !== 0 && load<u32>(slot, STORE_OFFSET) === ((va as u32) & 0xff8) && inWord + bytes <= 8) {
+  if (load<u32>(slot, STORE_HOST) !== 0 && (load<u32>(slot, STORE_HOST) & 0xfff) === ((va as u32) & 0xff8) && inWord + bytes <= 8) {
     copyBytes(slot + STORE_DATA + inWord, bytes);
     return FORWARD_STORE_BUFFER;
   }

@@ -17,6 +17,7 @@ import {
   DETAILED_COUNT_L1D_MISSES,
   DETAILED_COUNT_L2_MISSES,
   DETAILED_COUNT_L3_MISSES,
+  DETAILED_FETCHED_LINE,
   DETAILED_FILL_BUFFERS,
   DETAILED_L1D,
   DETAILED_L1D_LATENCY,
@@ -208,6 +209,7 @@ function takeFromOthers(line: u32): void {
 }
 
 function removeFromCore(core: u32, line: u32): void {
+  store<u32>(DETAILED_FETCHED_LINE, u32.MAX_VALUE);
   const record: usize = CORES_REGION + core * CORE_BYTES;
   cacheRemove(record + CORE_L1D, line);
   cacheRemove(record + CORE_L1I, line);
@@ -262,6 +264,7 @@ export function emptyL1d(): u32 {
 
 /** WBINVD: every cache of this core and the shared one (SDM vol. 2, WBINVD). */
 export function emptyAll(): void {
+  store<u32>(DETAILED_FETCHED_LINE, u32.MAX_VALUE);
   cacheClear(load<u32>(DETAILED_L1D));
   cacheClear(load<u32>(DETAILED_L1I));
   cacheClear(load<u32>(DETAILED_L2));

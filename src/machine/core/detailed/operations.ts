@@ -3,7 +3,6 @@
 import {
   CPU_NOW,
   CPU_STORE_BUFFER,
-  CPU_STORE_LAST,
   DETAILED_FILL_BUFFERS,
   DETAILED_TRANSIENT,
   FILL_BYTES,
@@ -41,7 +40,6 @@ export function clearBuffers(): void {
   if (load<u32>(MODEL_MD_CLEAR) === 0) return;
   memory.fill(load<u32>(DETAILED_FILL_BUFFERS), 0, load<u32>(MODEL_FILL_BUFFERS) * FILL_BYTES);
   memory.fill(CPU_STORE_BUFFER, 0, STORE_BUFFER_SLOTS * STORE_BYTES);
-  store<u32>(CPU_STORE_LAST, 0);
 }
 
 /** WBINVD. */

@@ -6,7 +6,6 @@ import {
   CACHE_MASK,
   CACHE_SHIFT,
   CORE_BYTES,
-  CORE_DATA_TLB,
   CORE_DIRECTIONS,
   CORE_FILL_BUFFERS,
   CORE_L1D,
@@ -22,14 +21,12 @@ import {
   DETAILED_CODE_PAGE,
   DETAILED_CORE,
   DETAILED_CPU,
-  DETAILED_DATA_TLB,
   DETAILED_DIRECTIONS,
+  DETAILED_FETCHED_LINE,
   DETAILED_FILL_BUFFERS,
   DETAILED_L1D,
   DETAILED_L1D_BASE,
   DETAILED_L1D_LATENCY,
-  DETAILED_L1D_MASK,
-  DETAILED_L1D_SHIFT,
   DETAILED_L1I,
   DETAILED_L1I_BASE,
   DETAILED_L1I_MASK,
@@ -54,8 +51,6 @@ export function selectCore(cpu: u32): void {
   store<u32>(DETAILED_L1I, l1i as u32);
   store<u32>(DETAILED_L2, (core + CORE_L2) as u32);
   store<u32>(DETAILED_L1D_BASE, load<u32>(l1d, CACHE_BASE));
-  store<u32>(DETAILED_L1D_MASK, load<u32>(l1d, CACHE_MASK));
-  store<u32>(DETAILED_L1D_SHIFT, load<u32>(l1d, CACHE_SHIFT));
   store<u32>(DETAILED_L1D_LATENCY, load<u32>(l1d, CACHE_LATENCY));
   store<u32>(DETAILED_L1I_BASE, load<u32>(l1i, CACHE_BASE));
   store<u32>(DETAILED_L1I_MASK, load<u32>(l1i, CACHE_MASK));
@@ -63,8 +58,8 @@ export function selectCore(cpu: u32): void {
   store<u32>(DETAILED_FILL_BUFFERS, load<u32>(core, CORE_FILL_BUFFERS));
   store<u32>(DETAILED_DIRECTIONS, load<u32>(core, CORE_DIRECTIONS));
   store<u32>(DETAILED_TARGETS, load<u32>(core, CORE_TARGETS));
-  store<u32>(DETAILED_DATA_TLB, load<u32>(core, CORE_DATA_TLB));
   store<u32>(DETAILED_CODE_PAGE, 0);
+  store<u32>(DETAILED_FETCHED_LINE, u32.MAX_VALUE);
   clearPipeline();
 }
 

@@ -92,7 +92,8 @@ function placed(host: u32, va: i64, bytes: u32, start: i64): u32 {
     store<i64>(DETAILED_ACCESS_TIME, max<i64>(pieceTime(va, known), pieceTime(va + (bytes as i64) - 1, known)));
     return host;
   }
-  forgetDataTlb((va >> 12) as u32);
+  // A soft-TLB miss that needed no walk is no event of the processor.
+  if (load<i64>(DETAILED_WALK_TIME) !== 0) forgetDataTlb((va >> 12) as u32);
   return host;
 }
 

@@ -1,8 +1,7 @@
 // A fixture for tests of the core alone: code at CPL 0 or 3 over a BareMachine, an IDT whose every vector ends the run by a trap, and a
 // window of 4 KiB pages that a test maps as it likes.
-import { type Assembler, assemble, assembler } from "../assembler/index.ts";
-import { BareMachine, KERNEL_CS, USER_CS, USER_SS } from "./bare.ts";
-import { Core, type CoreGear } from "./core.ts";
+import { type Assembler, assemble, assembler } from "../src/assembler/index.ts";
+import { BareMachine, KERNEL_CS, USER_CS, USER_SS } from "../src/machine/bare.ts";
 import {
   CPU_CPL,
   CPU_EXIT_PHYSICAL,
@@ -19,7 +18,8 @@ import {
   SEG_CS,
   SEG_SS,
   SEG_TR,
-} from "./core/layout.gen.ts";
+} from "../src/machine/core/layout.gen.ts";
+import { Core, type CoreGear } from "../src/machine/core.ts";
 
 export const PHYSICAL_BYTES = 0x1000000;
 const GDT = 0x4000;
