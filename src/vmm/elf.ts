@@ -42,7 +42,7 @@ function word64(view: DataView, at: number): number {
 /** Throws UsageError, which names the file and what is accepted. */
 function refuse(name: string, problem: string): never {
   throw new UsageError(
-    `${name}: ${problem}; accepted: a static ELF64 executable for x86-64, linked at ${GUEST_IMAGE_START} (1 MiB) or above`,
+    `${name}: ${problem}; accepted: a static ELF64 executable for x86-64, linked at 1 MiB (0x${GUEST_IMAGE_START.toString(16)}) or above`,
   );
 }
 
