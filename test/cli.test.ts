@@ -31,6 +31,7 @@ test("the guest's console is standard output and nothing else is; HLT with inter
   equal(result.status, 0, result.stderr);
   equal(result.stdout, "hello from the guest (16 MiB)\n");
   match(result.stderr, /asi_enter: address space switched/);
+  match(result.stderr, /end of KVM_RUN +kvm_arch_vcpu_ioctl_run/);
 });
 
 test("a byte written to port 0xf4 is the exit status", () => {

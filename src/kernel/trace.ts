@@ -130,9 +130,15 @@ export function printk(text: string): void {
   if (cpu.isLive) cpu.observer.print(text);
 }
 
+/** Functions of ours that are part of one of the kernel's: split off where a path may go on from a cut point. */
+const PARTS: ReadonlyMap<string, string> = new Map([
+  ["finishRun", "kvm_arch_vcpu_ioctl_run"],
+  ["kvmRunResume", "kvm_arch_vcpu_ioctl_run"],
+]);
+
 /** A kernel name from ours: `kvmArchVcpuIoctlRun` is kvm_arch_vcpu_ioctl_run. */
 export function kernelName(name: string): string {
-  return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  return PARTS.get(name) ?? name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
 const FAULT_PATH = new Set(["asiExit", "excPageFault", "handlePageFault", "trace", "warn", "effect"]);
