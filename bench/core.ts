@@ -10,6 +10,7 @@ import { BareMachine } from "../src/machine/bare.ts";
 import { CPU_REGS, CPU_RETIRED } from "../src/machine/core/layout.gen.ts";
 import type { CoreGear } from "../src/machine/core.ts";
 import { GearedCore } from "../src/machine/geared-core.ts";
+import { parseElf } from "../src/vmm/index.ts";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const ELF = join(ROOT, "guests/built/bench.elf");
@@ -57,34 +58,12 @@ interface Program {
   readonly symbols: ReadonlyMap<string, number>;
 }
 
-/** Loads the program headers of a static ELF64 file to their addresses, and its symbols. */
+/** Loads a guest to its own addresses, on the bare core. */
 function loadElf(path: string, gear: CoreGear): Program {
   const machine = new BareMachine(new GearedCore(DEFAULT_CPU_MODEL, PHYSICAL_BYTES, 1, gear).core);
-  const file = readFileSync(path);
-  const headers = Number(file.readBigUInt64LE(32));
-  for (let n = 0; n < file.readUInt16LE(56); n++) {
-    const at = headers + n * 56;
-    if (file.readUInt32LE(at) !== 1) continue;
-    const offset = Number(file.readBigUInt64LE(at + 8));
-    const address = Number(file.readBigUInt64LE(at + 16));
-    machine.load(address, file.subarray(offset, offset + Number(file.readBigUInt64LE(at + 32))));
-  }
-  return { machine, symbols: readSymbols(file) };
-}
-
-function readSymbols(file: Buffer): Map<string, number> {
-  const symbols = new Map<string, number>();
-  const sections = Number(file.readBigUInt64LE(40));
-  const field = (n: number, at: number): number => Number(file.readBigUInt64LE(sections + n * 64 + at));
-  for (let n = 0; n < file.readUInt16LE(60); n++) {
-    if (file.readUInt32LE(sections + n * 64 + 4) !== 2) continue;
-    const names = field(file.readUInt32LE(sections + n * 64 + 40), 24);
-    for (let at = field(n, 24); at < field(n, 24) + field(n, 32); at += 24) {
-      const start = names + file.readUInt32LE(at);
-      symbols.set(file.toString("latin1", start, file.indexOf(0, start)), Number(file.readBigUInt64LE(at + 8)));
-    }
-  }
-  return symbols;
+  const { segments, symbols } = parseElf(readFileSync(path), path, PHYSICAL_BYTES);
+  for (const { address, bytes } of segments) machine.load(address, bytes);
+  return { machine, symbols };
 }
 
 function benchKernel(program: Program, peer: Native | undefined, name: string): { mips: number; ratio: number } {

@@ -15,8 +15,6 @@ export type VirtAddr = Brand<number, "VirtAddr">;
 export type Pfn = Brand<number, "Pfn">;
 /** Guest frame number. */
 export type Gfn = Brand<number, "Gfn">;
-/** Simulated core clock cycles. */
-export type Cycles = Brand<number, "Cycles">;
 /** Number of a logical CPU, from 0. */
 export type CpuId = Brand<number, "CpuId">;
 /** Process-context identifier, 0..4095. */
@@ -28,7 +26,6 @@ export type Cr3 = Brand<number, "Cr3">;
 /** Virtual address of a structure `S` in kernel memory, or NULL. */
 export type Ptr<S extends string> = VirtAddr & { readonly __target: S };
 
-export const PAGE_SHIFT = 12;
 export const PAGE_SIZE = 4096;
 export const LARGE_PAGE_SIZE = 2 ** 21;
 export const HUGE_PAGE_SIZE = 2 ** 30;
@@ -57,11 +54,6 @@ export function cpuId(n: number): CpuId {
 export function pcid(n: number): Pcid {
   assert(Number.isInteger(n) && n >= 0 && n < 4096, () => `not a PCID: ${n}`);
   return n as Pcid;
-}
-
-export function cycles(n: number): Cycles {
-  assert(n >= 0, () => `negative cycles: ${n}`);
-  return n as Cycles;
 }
 
 /** A kernel pointer to structure `S`. NULL is 0. */
@@ -93,10 +85,6 @@ export function addVirt(va: VirtAddr, bytes: number): VirtAddr {
 
 export function addPhys(pa: PhysAddr, bytes: number): PhysAddr {
   return (pa + bytes) as PhysAddr;
-}
-
-export function addGuestPhys(gpa: GuestPhysAddr, bytes: number): GuestPhysAddr {
-  return (gpa + bytes) as GuestPhysAddr;
 }
 
 /** Rounds down to a page boundary (exact for negative and large values alike). */

@@ -31,25 +31,12 @@ export interface PerCpuInteger extends PerCpu<number> {
   compareExchange(expected: number, next: number): boolean;
 }
 
-interface Declared {
-  readonly name: string;
-  readonly offset: number;
-  readonly bytes: number;
-}
-
-const declared: Declared[] = [];
 let end = 0;
-
-/** All declared variables in order of offset: for maps and for the explanation of addresses. */
-export function perCpuVariables(): readonly Declared[] {
-  return declared;
-}
 
 function reserve(name: string, bytes: number, align: number): number {
   const offset = Math.ceil(end / align) * align;
   end = offset + bytes;
   assert(end <= PER_CPU_STATIC_BYTES, () => `the static per-CPU area is full at ${name}: ${end} bytes`);
-  declared.push({ name, offset, bytes });
   return offset;
 }
 

@@ -4,7 +4,7 @@ import { type CpuModel, OWNER_GUEST, OWNER_USER, type OwnerKind, SPEC_CTRL_IBRS 
 import { FRAME_OWNERS_REGION } from "./core/layout.gen.ts";
 import { Core, type CoreGear } from "./core.ts";
 import type { CoreFunctions } from "./core-functions.ts";
-import { type DetailedExports, DetailedStructures } from "./detailed.ts";
+import { type DetailedExports, DetailedStructures, detailedExports } from "./detailed.ts";
 import { detailedModelOf } from "./detailed-model-of.ts";
 
 export type Gear = CoreGear;
@@ -99,9 +99,4 @@ export class GearedCore {
       structures.setContextLabel(cpu, MODE_GUEST_USER, label);
     } else structures.setContextLabel(cpu, 0, label);
   }
-}
-
-/** The functions that only the detailed gear exports. */
-function detailedExports(functions: CoreFunctions): DetailedExports {
-  return functions as CoreFunctions & DetailedExports;
 }

@@ -13,7 +13,7 @@ import {
   entryFrame,
   entryHigh,
   entryLow,
-  type Gfn,
+  gfnOf,
   guestPhysAddr,
   type Level,
   OWNER_GUEST,
@@ -107,7 +107,7 @@ export const FAULT_READONLY = 2;
  */
 export function kvmTdpPageFault(kvm: Ptr<"kvm">, gpa: number, isWrite: boolean): number {
   const view = Kvm.at(kvm);
-  const gfn = Math.floor(gpa / PAGE_SIZE) as Gfn; // below 2^40
+  const gfn = gfnOf(guestPhysAddr(gpa));
   const slot = gfnToMemslot(view, gfn);
   if (slot === undefined) return FAULT_NO_SLOT;
   const isReadonly = (slot.flags & KVM_MEM_READONLY) !== 0;
