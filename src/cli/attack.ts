@@ -1,6 +1,6 @@
 // `cordon attack`: one attack under one configuration, with the evidence for its outcome.
 import { CPU_MODELS, DEFAULT_CPU_MODEL, UsageError } from "../hardware/index.ts";
-import { ATTACKS, type AttackResult, CONTROL_MEANINGS, CONTROL_NAMES, runAttack } from "../lab/index.ts";
+import { ATTACKS, type AttackResult, CONTROL_MEANINGS, CONTROL_NAMES, PRESETS, runAttack } from "../lab/index.ts";
 import { cpuModel, oneOf, readArguments, wholeNumber } from "./arguments.ts";
 import { checkWritable, writeJson } from "./files.ts";
 import { table } from "./table.ts";
@@ -12,7 +12,7 @@ Runs one attack of a guest on its host, in the detailed gear, and says what came
   NAME               ${ATTACKS.join(", ")}
   --asi on|off       address space isolation of the host (default on)
   --cpu KEY          CPU model: ${CPU_MODELS.map((model) => model.key).join(", ")} (default ${DEFAULT_CPU_MODEL.key})
-  --preset NAME      cordon (default) or rfc-v2
+  --preset NAME      cordon (default); rfc-v2: the series as posted, its faults included; cordon-fast: every option beyond it
   --control NAME     takes one thing away, to show that it is what defends:
 ${CONTROL_NAMES.map((name) => `                       ${name.padEnd(18)} ${CONTROL_MEANINGS[name]}`).join("\n")}
   --seed N           chooses the secret (default 1)
@@ -63,7 +63,7 @@ export async function attack(args: readonly string[]): Promise<number> {
     attack: name,
     asi: oneOf("asi", parsed.text("asi"), "on", ["on", "off"]) === "on",
     model: cpuModel(parsed.text("cpu"), DEFAULT_CPU_MODEL),
-    preset: oneOf("preset", parsed.text("preset"), "cordon", ["cordon", "rfc-v2"]),
+    preset: oneOf("preset", parsed.text("preset"), "cordon", PRESETS),
     control: oneOf("control", parsed.text("control"), "none", CONTROL_NAMES),
     seed: wholeNumber("seed", parsed.text("seed"), 1, 0, 2 ** 32 - 2),
     limit: wholeNumber("limit", parsed.text("limit"), DEFAULT_ATTACK_LIMIT, 1, Number.MAX_SAFE_INTEGER),

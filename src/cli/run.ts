@@ -2,7 +2,7 @@
 // ours go to standard error, so that the guest's output can be piped.
 import { basename } from "node:path";
 import { CPU_MODELS, DEFAULT_CPU_MODEL } from "../hardware/index.ts";
-import { type GuestRun, parseGuestImage, runGuest } from "../lab/index.ts";
+import { type GuestRun, PRESETS, parseGuestImage, runGuest } from "../lab/index.ts";
 import { cpuModel, oneOf, readArguments, sizeInBytes, wholeNumber } from "./arguments.ts";
 import { checkWritable, readBytes, writeJson } from "./files.ts";
 import { ledgerText } from "./ledger-text.ts";
@@ -14,7 +14,7 @@ follows on standard error. HLT with interrupts off ends the run with status 0, a
 
   --cpu KEY          CPU model: ${CPU_MODELS.map((model) => model.key).join(", ")} (default ${DEFAULT_CPU_MODEL.key})
   --cmdline "..."    kernel command line of the host, e.g. "asi=off" (default "asi=on")
-  --preset NAME      cordon (default) or rfc-v2: the series as posted, its faults included
+  --preset NAME      cordon (default); rfc-v2: the series as posted, its faults included; cordon-fast: every option beyond it
   --append "..."     command line of the guest
   --cpus N           logical CPUs of the host, 1 to 8 (default 1)
   --memory SIZE      memory of the guest, 2M to 1024M (default 16M)
@@ -75,7 +75,7 @@ export async function run(args: readonly string[]): Promise<number> {
     name: basename(file),
     model,
     commandLine: parsed.text("cmdline") ?? "asi=on",
-    preset: oneOf("preset", parsed.text("preset"), "cordon", ["cordon", "rfc-v2"]),
+    preset: oneOf("preset", parsed.text("preset"), "cordon", PRESETS),
     guestCommandLine: parsed.text("append") ?? "",
     cpus: wholeNumber("cpus", parsed.text("cpus"), 1, 1, 8),
     memoryBytes,

@@ -3,10 +3,11 @@
 export { asiClassName } from "./asi/asi-class.ts";
 export { asiDestroy, asiInit } from "./asi/asi-domain.ts";
 export { asiMap, asiMapGfp, asiUnmap, isMappedIn } from "./asi/asi-map.ts";
+export { ASI_OPTIONS, type AsiOption, PRESETS, type Preset } from "./asi/asi-options.ts";
 export * from "./asi/asi-state.ts";
 export * from "./asi/asi-struct.ts";
 export { asiEnter, asiExit, asiInCriticalSection, asiIsRelaxed, asiIsRestricted, asiRelax } from "./asi/asi-transition.ts";
-export { buildKernelImage, type KernelConfig, type Preset } from "./boot/kernel-image.ts";
+export { buildKernelImage, type KernelConfig } from "./boot/kernel-image.ts";
 export type { KernelHooks } from "./boot/kernel-stubs.ts";
 export { symbolAddress, symbolOf } from "./boot/kernel-text.ts";
 export { PtRegs } from "./entry/pt-regs.ts";

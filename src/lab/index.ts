@@ -1,3 +1,4 @@
+export { PRESETS, type Preset } from "../kernel/index.ts";
 export { CONTROL_MEANINGS, CONTROL_NAMES, type ControlName } from "./attack/controls.ts";
 export {
   ATTACKS,

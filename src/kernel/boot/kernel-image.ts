@@ -1,14 +1,12 @@
 // The kernel as a machine takes it: text, traps, handlers, stubs, puppets.
 import { assert, type KernelImage, type PhysAddr, type Puppet, type Stub } from "../../hardware/index.ts";
+import type { Preset } from "../asi/asi-options.ts";
 import type { ProcessConfig } from "../linux/process.ts";
 import { KERNEL_TEXT_BASE, KERNEL_TEXT_PHYSICAL } from "../static-data.ts";
 import { STARTUP_SYMBOL } from "./boot-stubs.ts";
 import { type KernelHooks, kernelCode } from "./kernel-stubs.ts";
 import { kernelText } from "./kernel-text.ts";
 import { startKernel, startSecondary } from "./start-kernel.ts";
-
-/** `cordon`: the series as it should be. `rfc-v2`: as posted, its faults included. */
-export type Preset = "cordon" | "rfc-v2";
 
 export interface KernelConfig {
   readonly preset: Preset;

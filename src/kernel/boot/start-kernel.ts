@@ -30,6 +30,7 @@ import {
   type VirtAddr,
 } from "../../hardware/index.ts";
 import { asiGlobalInit, asiGlobalInitPgd } from "../asi/asi-global.ts";
+import { selectAsiOptions } from "../asi/asi-options.ts";
 import { asiRfcV2, asiTaints } from "../asi/asi-state.ts";
 import { ASI_TAINT_KERNEL_DATA } from "../asi/asi-struct.ts";
 import { cpuInitExceptionHandling, setGate } from "../entry/descriptor-tables.ts";
@@ -70,6 +71,7 @@ export function startKernel(config: KernelConfig): void {
   printk(`Kernel command line: ${commandLine}`);
   identifyBootCpu();
   if (config.preset === "rfc-v2") asiRfcV2.set(1);
+  selectAsiOptions(config.preset, commandLine);
   // Before the page tables: whether kernel pages are global depends on it.
   asiCheckBoottimeDisable(commandLine);
   setupArchMemory();
