@@ -34,7 +34,7 @@ function sourcesUnder(directory) {
 
 function hashOf(paths, extra) {
   const hash = createHash("sha256").update(extra);
-  for (const path of paths) hash.update(path).update("\0").update(readFileSync(path));
+  for (const path of paths) hash.update(relative(ROOT, path)).update("\0").update(readFileSync(path));
   return hash.digest("hex");
 }
 

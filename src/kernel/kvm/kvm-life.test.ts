@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { EEXIST, EINVAL, ENOMEM, type Errno, isErr, KVM_MEM_READONLY, MEMORY_REGION } from "../../abi/index.ts";
 import { addVirt, cpu, NULL, type Ptr, type VirtAddr } from "../../hardware/index.ts";
 import { runInKernel } from "../../residue/index.ts";
+import type { Preset } from "../asi/asi-options.ts";
 import { asiClassPolicy } from "../asi/asi-state.ts";
 import {
   ASI_CLASS_KVM,
@@ -15,7 +16,7 @@ import {
   ASI_TAINT_USER_DATA,
   AsiTaintPolicy,
 } from "../asi/asi-struct.ts";
-import { buildKernelImage, type Preset } from "../boot/kernel-image.ts";
+import { buildKernelImage } from "../boot/kernel-image.ts";
 import { __GFP_SENSITIVE, GFP_KERNEL } from "../mm/gfp.ts";
 import { mmAlloc } from "../mm/mm.ts";
 import { Mm, type MmPtr } from "../mm/mm-struct.ts";
