@@ -134,15 +134,20 @@ export class KernelView {
     found.restricted = undefined;
     found.domains.length = 0;
     if (mm === NULL) return found;
+    found.domains.push(...this.domainsOf(mm));
+    found.restricted = found.domains.find((domain) => domain.pgd === root);
+    return found;
+  }
+
+  /** The domains of an mm that have tables, in order of class. */
+  domainsOf(mm: Ptr<"mm_struct">): readonly Domain[] {
+    const domains: Domain[] = [];
     for (let classId = 0; classId < ASI_MAX_NUM_CLASSES; classId++) {
       const address = (mm + Mm.offset.asi + classId * Asi.bytes) as Ptr<"asi">;
       const pgd = this.word(address + Asi.offset.pgd) as PhysAddr;
-      if (pgd === 0) continue;
-      const domain: Domain = { address, pgd, classId, mmNumber: this.mmNumber(mm) };
-      found.domains.push(domain);
-      if (pgd === root) found.restricted = domain;
+      if (pgd !== 0) domains.push({ address, pgd, classId, mmNumber: this.mmNumber(mm) });
     }
-    return found;
+    return domains;
   }
 
   /** Target of the running task, and the handlers nested in its critical section. */
