@@ -14,6 +14,7 @@ export { PtRegs } from "./entry/pt-regs.ts";
 export * from "./entry/vectors.ts";
 export { hcTable, hcTableSize } from "./kvm/hypercall-gadget.ts";
 export type { ProcessConfig } from "./linux/process.ts";
+export { FAIL_FROM_THEN_ON, FAIL_NEVER, FAIL_ONCE, FailAlloc, failAlloc, failAllocState } from "./mm/fail-alloc.ts";
 export { GFP_ATOMIC, GFP_KERNEL } from "./mm/gfp.ts";
 export { CPU_ENTRY_AREA_BASE, PAGE_OFFSET, pa, VMALLOC_END, VMALLOC_START, VMEMMAP_START, va } from "./mm/layout.ts";
 export { Mm } from "./mm/mm-struct.ts";

@@ -26,6 +26,7 @@ import { ASI_GLOBAL_NONSENSITIVE, asiEnabled } from "../asi/asi-state.ts";
 import { spinLockIrqsave, spinlock, spinUnlockIrqrestore } from "../spinlock.ts";
 import { staticStruct } from "../static-data.ts";
 import { asyncFreeEnqueue, asyncFreePending, asyncFreeTake } from "./async-free.ts";
+import { shouldFailAlloc } from "./fail-alloc.ts";
 import {
   clearBlockFree,
   type FreeMapLayout,
@@ -124,6 +125,7 @@ export function allocPages(gfp: Gfp, order: number): PagePtr {
  */
 export function allocUnmappedPages(gfp: Gfp, order: number): PagePtr {
   assert(order >= 0 && order <= MAX_PAGE_ORDER, () => `alloc_pages() of order ${order}`);
+  if (shouldFailAlloc()) return NULL;
   const mayBlock = gfpflagsAllowBlocking(gfp);
   if (mayBlock && asyncFreePending() >= ASYNC_FREE_BATCH) asiAsyncFreeWork();
   let pfn = takeBlock(order);

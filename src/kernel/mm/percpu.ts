@@ -2,6 +2,7 @@
 // at run time, at the same offset in every unit. All of it is nonsensitive (spec 2.14).
 import { addVirt, assert, cpu, PER_CPU_STATIC_BYTES, type VirtAddr } from "../../hardware/index.ts";
 import { spinLockIrqsave, spinUnlockIrqrestore } from "../spinlock.ts";
+import { shouldFailAlloc } from "./fail-alloc.ts";
 import { NR_CPUS, va } from "./layout.ts";
 import { memblockAlloc } from "./memblock.ts";
 import { cpuOnlineMask, PERCPU_GRANULE_BYTES, PERCPU_GRANULES, PERCPU_UNIT_BYTES, PerCpuAreas, perCpuAreas } from "./percpu-struct.ts";
@@ -40,6 +41,7 @@ export function onlineCpus(): number {
  * is no room. Aligned to a cache line.
  */
 export function allocPercpu(bytes: number): number {
+  if (shouldFailAlloc()) return 0;
   const areas = PerCpuAreas.at(perCpuAreas);
   const granules = Math.ceil(bytes / PERCPU_GRANULE_BYTES);
   const flags = spinLockIrqsave(areas.lock);

@@ -16,6 +16,7 @@ import {
 } from "../../hardware/index.ts";
 import { spinLockIrqsave, spinlock, spinUnlockIrqrestore } from "../spinlock.ts";
 import { staticBytes } from "../static-data.ts";
+import { shouldFailAlloc } from "./fail-alloc.ts";
 import { __GFP_COMP, __GFP_SENSITIVE, GFP_KERNEL, type Gfp } from "./gfp.ts";
 import { allocPages, freePages } from "./page-alloc.ts";
 import { getOrder, Page, type PagePtr, PG_SLAB, pageAddress, virtToHeadPage } from "./page-struct.ts";
@@ -116,6 +117,7 @@ export function kfree(object: VirtAddr): void {
 
 /** Kernel: `kmem_cache_alloc()`. The object is zero; kfree() gives it back. */
 export function kmemCacheAlloc(cache: KmemCachePtr, gfp: Gfp): VirtAddr {
+  if (shouldFailAlloc()) return NULL;
   const view = KmemCache.at(cache);
   const flags = spinLockIrqsave(view.lock);
   const object = takeObject(view);

@@ -19,6 +19,7 @@ import { asiMapGfp, asiUnmap } from "../asi/asi-map.ts";
 import { ASI_GLOBAL_NONSENSITIVE, asiEnabled } from "../asi/asi-state.ts";
 import { spinLock, spinlock, spinUnlock } from "../spinlock.ts";
 import { staticStruct } from "../static-data.ts";
+import { shouldFailAlloc } from "./fail-alloc.ts";
 import { GFP_KERNEL } from "./gfp.ts";
 import { kernelMapPage, kernelUnmapPage } from "./kernel-map.ts";
 import { VMALLOC_END, VMALLOC_START } from "./layout.ts";
@@ -106,6 +107,7 @@ function publishArea(area: VmStructPtr): VirtAddr {
 
 /** The lowest gap that holds `bytes` and a guard page. */
 function reserveArea(bytes: number, ownsPages: boolean): VmStructPtr {
+  if (shouldFailAlloc()) return NULL;
   const area = kmalloc(VmStruct.bytes, GFP_KERNEL) as VmStructPtr;
   if (area === NULL) return NULL;
   const list = Areas.at(areas);
