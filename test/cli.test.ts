@@ -141,7 +141,7 @@ const unwritable = join(scratch, "no-such-folder", "ledger.json");
 copyFileSync(guest("hello"), join(scratch, "fine.elf"));
 
 const BAD: readonly { readonly what: string; readonly args: readonly string[]; readonly says: RegExp }[] = [
-  { what: "an unknown command", args: ["rnu"], says: /unknown command rnu; one of demo, run, attack, cpus/ },
+  { what: "an unknown command", args: ["rnu"], says: /unknown command rnu; one of demo, run, attack, map, cpus/ },
   { what: "no guest", args: ["run"], says: /takes one guest image \(none given\)/ },
   { what: "two guests", args: ["run", notElf, notElf], says: /takes one guest image \(2 given/ },
   { what: "a file that is not there", args: ["run", missing], says: /missing\.elf: cannot be read: no such file/ },
@@ -205,4 +205,58 @@ test("cordon cpus lists the models, and with a key every number with its source"
   const details = cordon("cpus", "skx").stdout;
   match(details, /l1d\s+64\s+8\s+32\s+4/);
   match(details, /ibpb\s+4,500\s+b22/);
+});
+
+const twoGuests = join(root, "scenarios", "two-guests.yaml");
+
+test("a scenario: each line of the consoles carries its name, and the statuses are told", () => {
+  const result = cordon("run", "--scenario", twoGuests);
+  equal(result.status, 0, result.stderr);
+  deepEqual(result.stdout.split("\n").sort(), ["", "first: hello from the guest (16 MiB)", "second: 5 hypercalls, 0 failed"]);
+  match(result.stderr, /^first +guest +halt +0/m);
+  match(result.stderr, /^second +guest +exit +0/m);
+});
+
+test("a scenario's status is that of the first that did not end with 0", () => {
+  const path = join(scratch, "fails.yaml");
+  const image = guest("attack-l1tf");
+  writeFileSync(path, `guests:\n  - {name: good, image: ${guest("hello")}}\n  - {name: bad, image: ${image}, append: length=1000}\n`);
+  equal(cordon("run", "--scenario", path).status, 2);
+});
+
+test("a scenario is refused with file, line and what is accepted; so are options beside it and images that are none", () => {
+  const path = join(scratch, "bad.yaml");
+  writeFileSync(path, "cpus: 1\nguests:\n  - {name: a, image: nothing.elf, ram: 1M}\n");
+  const wrong = cordon("run", "--scenario", path);
+  equal(wrong.status, 2);
+  match(wrong.stderr, /^cordon: .*bad\.yaml:3: guests\[0\]: unknown key "ram"; accepted: name, image, memory, append, cpu\n$/);
+  writeFileSync(path, "guests:\n  - {name: a, image: nothing.elf}\n");
+  match(cordon("run", "--scenario", path).stderr, /^cordon: .*nothing\.elf: cannot be read: no such file or folder\n$/);
+  match(cordon("run", "--scenario", twoGuests, "--cpus", "2").stderr, /^cordon: run: with --scenario only --ledger is accepted/);
+  equal(cordon("map", path).status, 2);
+});
+
+test("map: no restricted address space reaches a sensitive page outside a user half, the unrestricted one does", () => {
+  const json = join(scratch, "map.json");
+  const result = cordon("map", twoGuests, "--json", json);
+  equal(result.status, 0, result.stderr);
+  match(result.stdout, /^first \(pid 1, mm 1\)/m);
+  interface Row {
+    readonly region: string;
+    readonly counts: readonly { readonly pages: number; readonly sensitive: number }[];
+  }
+  const { maps } = JSON.parse(readFileSync(json, "utf8")) as { maps: readonly { spaces: readonly string[]; rows: readonly Row[] }[] };
+  for (const map of maps) {
+    const kernelHalf = map.rows.filter((row) => row.region !== "user half");
+    const sensitive = (space: number): number => kernelHalf.reduce((sum, row) => sum + (row.counts[space]?.sensitive ?? 0), 0);
+    ok(map.spaces.includes("KVM"), map.spaces.join());
+    ok(sensitive(0) > 0);
+    for (const [space, name] of map.spaces.entries()) if (space > 0) equal(sensitive(space), 0, name);
+  }
+});
+
+test("map --at a cycle that never comes says so", () => {
+  const result = cordon("map", twoGuests, "--at", "999999999999");
+  equal(result.status, 1);
+  match(result.stderr, /had ended before that cycle/);
 });

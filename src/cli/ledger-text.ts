@@ -11,7 +11,7 @@ function section(title: string, rows: readonly LedgerRow[]): string {
 }
 
 /** Transitions, flushes, VM exits, and what was not understood. */
-export function ledgerText(run: GuestRun): string {
+export function ledgerText(run: Pick<GuestRun, "ledger" | "cycles" | "instructions" | "violations" | "unimplemented">): string {
   const { ledger } = run;
   const exits = ledger.exits.map((row) => [row.reason, row.function, row.address, row.count]);
   const kernel: LedgerRow[] = [

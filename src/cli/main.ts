@@ -17,6 +17,10 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     run: async (args) => (await import("./run.ts")).run(args),
   },
   attack: { summary: "run one attack under one configuration", run: async (args) => (await import("./attack.ts")).attack(args) },
+  map: {
+    summary: "the restricted and unrestricted address spaces of a running scenario, side by side",
+    run: async (args) => (await import("./map.ts")).map(args),
+  },
   cpus: { summary: "the CPU models: bugs, features, geometry", run: async (args) => (await import("./cpus.ts")).cpus(args) },
 };
 

@@ -1,13 +1,15 @@
 // `cordon run`: a guest on the simulated machine. Standard output is the guest's console and nothing else; the ledger and all words of
 // ours go to standard error, so that the guest's output can be piped.
 import { basename } from "node:path";
-import { CPU_MODELS, DEFAULT_CPU_MODEL } from "../hardware/index.ts";
+import { CPU_MODELS, DEFAULT_CPU_MODEL, UsageError } from "../hardware/index.ts";
 import { type GuestRun, PRESETS, parseGuestImage, runGuest } from "../lab/index.ts";
 import { cpuModel, oneOf, readArguments, sizeInBytes, wholeNumber } from "./arguments.ts";
 import { checkWritable, readBytes, writeJson } from "./files.ts";
 import { ledgerText } from "./ledger-text.ts";
+import { runScenario } from "./run-scenario.ts";
 
 const HELP = `cordon run GUEST.elf [OPTIONS]
+cordon run --scenario FILE.yaml [--ledger FILE]
 
 Runs a static ELF64 guest under the simulated kernel and KVM. Its console (port 0x3f8, port 0xe9) is standard output; the ledger
 follows on standard error. HLT with interrupts off ends the run with status 0, a byte written to port 0xf4 with that status.
@@ -21,11 +23,28 @@ follows on standard error. HLT with interrupts off ends the run with status 0, a
   --gear NAME        architectural (default: semantics only, fast) or detailed (caches, predictors, transient execution)
   --limit CYCLES     stops a guest that has not ended by then (default 20000000000)
   --ledger FILE      writes the ledger as JSON (docs/ledger.schema.json)
+  --scenario FILE    several programs and guests on several CPUs, as the file says (docs/scenario.schema.json); their console lines
+                     carry their names
   --check            evaluates the safety properties S1 to S10 before every kernel step and every entry (slow; S1 and S2
                      judge caches and predictors, which only the detailed gear has)
 
 Exit status: the guest's; 1 when --check found a violation; 2 for bad input; 3 when the guest crashed (triple fault) or was stopped by --limit.
 `;
+
+const OPTIONS = {
+  cpu: "string",
+  cmdline: "string",
+  preset: "string",
+  append: "string",
+  cpus: "string",
+  memory: "string",
+  gear: "string",
+  limit: "string",
+  scenario: "string",
+  ledger: "string",
+  check: "boolean",
+  help: "boolean",
+} as const;
 
 const STATUS_STOPPED = 3;
 
@@ -45,27 +64,23 @@ function ending(run: GuestRun): string {
 }
 
 export async function run(args: readonly string[]): Promise<number> {
-  const parsed = readArguments(
-    "run",
-    args,
-    {
-      cpu: "string",
-      cmdline: "string",
-      preset: "string",
-      append: "string",
-      cpus: "string",
-      memory: "string",
-      gear: "string",
-      limit: "string",
-      ledger: "string",
-      check: "boolean",
-      help: "boolean",
-    },
-    { min: args.includes("--help") ? 0 : 1, max: 1, what: "one guest image" },
-  );
+  const parsed = readArguments("run", args, OPTIONS, {
+    min: args.some((word) => /^--(help|scenario)/.test(word)) ? 0 : 1,
+    max: 1,
+    what: "one guest image",
+  });
   if (parsed.flag("help")) {
     process.stdout.write(HELP);
     return 0;
+  }
+  const scenario = parsed.text("scenario");
+  if (scenario !== undefined) {
+    const others = Object.keys(OPTIONS).filter(
+      (name) => !["scenario", "ledger"].includes(name) && (parsed.text(name) ?? parsed.flag(name)),
+    );
+    if (parsed.positionals.length > 0 || others.length > 0)
+      throw new UsageError(`run: with --scenario only --ledger is accepted; the rest stands in ${scenario}`);
+    return runScenario(scenario, parsed.text("ledger"));
   }
   const file = parsed.positionals[0] ?? "";
   const model = cpuModel(parsed.text("cpu"), DEFAULT_CPU_MODEL);

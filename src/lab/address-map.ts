@@ -10,6 +10,7 @@ import {
   largeEntryFrame,
   levelSize,
   NULL,
+  OWNER_NONE,
   type Owner,
   PAGE_SIZE,
   type PhysAddr,
@@ -155,7 +156,7 @@ function addressMap(view: KernelView, walker: Walker, task: number, mm: Ptr<"mm_
       const label = (key % OWNERS) as Owner; // what the walker counted
       return {
         region: REGIONS[Math.floor(key / OWNERS)]?.[1] ?? "",
-        owner: ownerText(label),
+        owner: label === OWNER_NONE ? "nobody: free, or since boot" : ownerText(label),
         counts: counts.map((map) => {
           const pages = map.get(key) ?? 0;
           return { pages, sensitive: isSensitiveOwner(label) ? pages : 0 };

@@ -4,6 +4,7 @@ import type { Preset } from "../kernel/index.ts";
 import type { Gear } from "../machine/index.ts";
 import { encodeVmmArguments, type GuestImage, parseElf, VMM_PUPPET } from "../vmm/index.ts";
 import type { LedgerReport, LedgerRow } from "./ledger.ts";
+import { LineBuffer } from "./line-buffer.ts";
 import { HOST_MEMORY_BYTES, Simulation } from "./simulation.ts";
 
 export interface GuestRunOptions {
@@ -54,6 +55,9 @@ export function parseGuestImage(file: Uint8Array, name: string, memoryBytes: num
   return parseElf(file, name, memoryBytes);
 }
 
+/** The monitor is the only process. */
+const VMM_PID = 1;
+
 /** Boots the kernel, starts a monitor with the guest, and runs until the guest ends or the limit is reached. */
 export function runGuest(options: GuestRunOptions): GuestRun {
   const line = new LineBuffer(options.console);
@@ -75,9 +79,10 @@ export function runGuest(options: GuestRunOptions): GuestRun {
     console: (byte) => line.add(byte),
     log: options.log,
   });
-  const result = simulation.runUntilExit(1, options.limit);
+  const result = simulation.runUntilExit([VMM_PID], options.limit);
   line.flush();
-  const { ending, machine } = simulation;
+  const { machine } = simulation;
+  const ending = simulation.endings.get(VMM_PID);
   return {
     guest: options.name,
     cpu: options.model.key,
@@ -95,7 +100,8 @@ export function runGuest(options: GuestRunOptions): GuestRun {
   };
 }
 
-function stopReason(kind: "exit" | "idle" | "triple-fault"): string {
+/** Why a run stopped without an end of its own. */
+export function stopReason(kind: "exit" | "idle" | "triple-fault"): string {
   switch (kind) {
     case "exit":
       return "the monitor ended without saying why";
@@ -103,26 +109,5 @@ function stopReason(kind: "exit" | "idle" | "triple-fault"): string {
       return "every CPU is halted and nothing is on its way";
     case "triple-fault":
       return "the host CPU shut down: triple fault in the host kernel";
-  }
-}
-
-/** Collects console bytes, so that a terminal gets lines and not single bytes. */
-class LineBuffer {
-  private readonly write: (bytes: Uint8Array) => void;
-  private bytes: number[] = [];
-
-  constructor(write: (bytes: Uint8Array) => void) {
-    this.write = write;
-  }
-
-  add(byte: number): void {
-    this.bytes.push(byte);
-    if (byte === 0x0a || this.bytes.length >= 4096) this.flush();
-  }
-
-  flush(): void {
-    if (this.bytes.length === 0) return;
-    this.write(Uint8Array.from(this.bytes));
-    this.bytes = [];
   }
 }

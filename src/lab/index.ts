@@ -1,4 +1,5 @@
-export { PRESETS, type Preset } from "../kernel/index.ts";
+export { PRESETS, type Preset, TRACE_PROCESS_EXIT } from "../kernel/index.ts";
+export { type AddressMap, addressMaps, loadedSpaces, type MapRow, type PageCount } from "./address-map.ts";
 export { CONTROL_MEANINGS, CONTROL_NAMES, type ControlName } from "./attack/controls.ts";
 export {
   ATTACKS,
@@ -12,4 +13,12 @@ export {
 export { type CheckConfig, type CheckReport, checkKvmRun } from "./check/index.ts";
 export { type GuestRun, type GuestRunOptions, parseGuestImage, runGuest } from "./guest-run.ts";
 export type { ExitRow, LedgerReport, LedgerRow } from "./ledger.ts";
+export { parseScenario, type Scenario, type ScenarioGuest, type ScenarioProgram } from "./scenario/scenario-file.ts";
+export {
+  type ScenarioEnd,
+  ScenarioHost,
+  type ScenarioInputs,
+  type ScenarioRun,
+  type ScenarioSnapshot,
+} from "./scenario/scenario-run.ts";
 export { Simulation, type SimulationOptions } from "./simulation.ts";

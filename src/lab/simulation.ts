@@ -1,11 +1,13 @@
 // A booted kernel with its processes on the simulated machine, and the observers of a run. Everything that the experiments here do
 // begins with one of these.
-import { type CpuModel, type Observer, silentObserver } from "../hardware/index.ts";
+import { type CpuModel, cpu, type Observer, silentObserver } from "../hardware/index.ts";
 import {
   buildKernelImage,
+  currentTask,
   type KernelHooks,
   type Preset,
   type ProcessConfig,
+  TaskStruct,
   TRACE_BOOT_DONE,
   TRACE_PROCESS_EXIT,
 } from "../kernel/index.ts";
@@ -13,7 +15,7 @@ import { type Gear, type RunResult, SimulatedMachine } from "../machine/index.ts
 import { VICTIM_PUPPET, VMM_PUPPET, type VmmEnding, victim, vmmPuppet } from "../vmm/index.ts";
 import { checkedObserver, SimulatedCheck } from "./check/index.ts";
 import { Ledger } from "./ledger.ts";
-import { describeViolation } from "./properties/index.ts";
+import { describeViolation, KernelView } from "./properties/index.ts";
 
 export interface SimulationOptions {
   readonly model: CpuModel;
@@ -43,13 +45,15 @@ export const HOST_MEMORY_BYTES = 128 * 2 ** 20;
 export class Simulation {
   readonly machine: SimulatedMachine;
   readonly ledger = new Ledger();
-  /** How the monitor said that its guest ended; undefined while it runs. */
-  ending: VmmEnding | undefined;
+  /** How each monitor said that its guest ended, by the monitor's pid. */
+  readonly endings = new Map<number, VmmEnding>();
   /** Simulated cycles at the end of the kernel's boot; undefined before. */
   bootCycles: number | undefined;
   private readonly check: SimulatedCheck | undefined;
-  private readonly exited = new Set<number>();
-  private waitingFor = 0;
+  /** Exit status of each process that ended, by pid. */
+  readonly exited = new Map<number, number>();
+  private readonly view: KernelView;
+  private waitingFor: readonly number[] = [];
 
   constructor(options: SimulationOptions) {
     const image = buildKernelImage({
@@ -61,7 +65,7 @@ export class Simulation {
         [
           VMM_PUPPET,
           vmmPuppet((ending) => {
-            this.ending = ending;
+            this.endings.set(this.currentPid, ending);
           }),
         ],
         [VICTIM_PUPPET, victim],
@@ -78,6 +82,7 @@ export class Simulation {
       observer,
       console: options.console ?? (() => undefined),
     });
+    this.view = new KernelView(this.machine.memory);
     this.check = options.check === true ? new SimulatedCheck(this.machine, observer, { isCollecting: true }) : undefined;
   }
 
@@ -92,11 +97,20 @@ export class Simulation {
     return [...counts];
   }
 
-  /** Runs until process `pid` exits, the cycle limit is reached, or nothing can go on. */
-  runUntilExit(pid: number, limit: number): RunResult {
-    this.waitingFor = pid;
-    if (this.exited.has(pid)) return { kind: "exit", status: 0 };
+  /** Pid of the task that the running CPU executes. For observers, inside their calls. */
+  get currentPid(): number {
+    return this.view.u32(this.view.word(cpu.perCpuBase + currentTask.offset) + TaskStruct.offset.pid);
+  }
+
+  /** Runs until all of `pids` have exited, the cycle limit is reached, or nothing can go on. The status is that of the last to exit. */
+  runUntilExit(pids: readonly number[], limit: number): RunResult {
+    this.waitingFor = pids;
+    if (this.hasEnded()) return { kind: "exit", status: this.exited.get(pids.at(-1) ?? 0) ?? 0 };
     return this.machine.run(limit);
+  }
+
+  private hasEnded(): boolean {
+    return this.waitingFor.every((pid) => this.exited.has(pid));
   }
 
   private observer(options: SimulationOptions): Observer {
@@ -113,7 +127,7 @@ export class Simulation {
   }
 
   private onExit(pid: number, status: number): void {
-    this.exited.add(pid);
-    if (pid === this.waitingFor) this.machine.stop({ kind: "exit", status });
+    this.exited.set(pid, status);
+    if (this.waitingFor.includes(pid) && this.hasEnded()) this.machine.stop({ kind: "exit", status });
   }
 }

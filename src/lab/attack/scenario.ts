@@ -211,7 +211,7 @@ export function runAttack(options: AttackOptions): AttackResult {
       if (peek(simulation, va(target)) !== undefined) isMapped = true;
     },
   });
-  simulation.runUntilExit(ATTACKER_PID, options.limit);
+  simulation.runUntilExit([ATTACKER_PID], options.limit);
   const report = console.trim().split("\n").at(-1) ?? "";
   const recovered = rightBytes(report, expected);
   const ledger = simulation.ledger.report();
