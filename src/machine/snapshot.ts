@@ -11,6 +11,8 @@ import {
   SAVED_CPUS_REGION,
   SAVED_CPUS_REGION_BYTES,
   SHARED_TLB_STAMP,
+  TLB_OCCUPIED_REGION,
+  TLB_OCCUPIED_REGION_BYTES,
   TLB_REGION,
   TLB_REGION_BYTES,
 } from "./core/layout.gen.ts";
@@ -37,6 +39,7 @@ function stretches(gearedCore: GearedCore): readonly (readonly [address: number,
     [CPU_REGION, CPU_REGION_BYTES],
     [SAVED_CPUS_REGION, SAVED_CPUS_REGION_BYTES],
     [TLB_REGION, TLB_REGION_BYTES],
+    [TLB_OCCUPIED_REGION, TLB_OCCUPIED_REGION_BYTES],
     [detailed, (gearedCore.structures === undefined ? ARENA_REGION : ARENA_REGION + ARENA_REGION_BYTES) - detailed],
     [PHYSICAL_REGION, gearedCore.physical.byteLength],
   ];

@@ -11,21 +11,18 @@ import {
   CPU_CPU_ID,
   CPU_REGION,
   CPU_REGION_BYTES,
-  MAX_TLB_ENTRIES,
   SAVED_CPUS_REGION,
   SHARED_CODE_TOP,
   SHARED_PHYSICAL_BYTES,
-  TLB_BYTES,
   TLB_EP4TA,
   TLB_PAGE,
-  TLB_REGION,
   TLB_SHIFT,
   TLB_VPID,
 } from "./layout.gen.ts";
 import { translate } from "./mmu.ts";
 import { portSelectCpu } from "./port.gen.ts";
 import { addTrap } from "./system.ts";
-import { dropEntry, flushTlb, invalidateAddress, resetTlbs } from "./tlb.ts";
+import { dropEntry, flushTlb, invalidateAddress, nextTlb, nextTlbAfter, resetTlbs } from "./tlb.ts";
 
 /** Empties TLBs, soft TLB and translations. The CPU blocks are the host's to fill. */
 export function resetCaches(): void {
@@ -93,18 +90,16 @@ export function hostInvvpid(type: i32, vpid: i32, va: f64): bool {
 
 /** INVVPID by address concerns every PCID of the VPID. */
 function invalidateInAllPcids(va: u64, vpid: u32): void {
-  let entry = TLB_REGION + load<u32>(CPU_CPU_ID) * MAX_TLB_ENTRIES * TLB_BYTES;
-  for (let n: u32 = 0; n < (MAX_TLB_ENTRIES as u32); n++, entry += TLB_BYTES) {
-    if (load<u64>(entry, TLB_PAGE) === u64.MAX_VALUE || load<u16>(entry, TLB_VPID) !== vpid) continue;
+  for (let entry = nextTlb(0); entry !== 0; entry = nextTlbAfter(entry)) {
+    if (load<u16>(entry, TLB_VPID) !== vpid) continue;
     const shift = load<u16>(entry, TLB_SHIFT) as u64;
     if (load<u64>(entry, TLB_PAGE) >> shift === va >> shift) dropEntry(entry);
   }
 }
 
 function flushAllButHost(): void {
-  let entry = TLB_REGION + load<u32>(CPU_CPU_ID) * MAX_TLB_ENTRIES * TLB_BYTES;
-  for (let n: u32 = 0; n < (MAX_TLB_ENTRIES as u32); n++, entry += TLB_BYTES) {
-    if (load<u64>(entry, TLB_PAGE) !== u64.MAX_VALUE && load<u16>(entry, TLB_VPID) !== 0) dropEntry(entry);
+  for (let entry = nextTlb(0); entry !== 0; entry = nextTlbAfter(entry)) {
+    if (load<u16>(entry, TLB_VPID) !== 0) dropEntry(entry);
   }
 }
 
@@ -112,9 +107,7 @@ function flushAllButHost(): void {
 export function hostInvept(type: i32, eptp: f64): bool {
   if (type !== 1 && type !== 2) return false;
   const ep4ta = ((eptp as u64) >> 12) as u32;
-  let entry = TLB_REGION + load<u32>(CPU_CPU_ID) * MAX_TLB_ENTRIES * TLB_BYTES;
-  for (let n: u32 = 0; n < (MAX_TLB_ENTRIES as u32); n++, entry += TLB_BYTES) {
-    if (load<u64>(entry, TLB_PAGE) === u64.MAX_VALUE) continue;
+  for (let entry = nextTlb(0); entry !== 0; entry = nextTlbAfter(entry)) {
     const held = load<u32>(entry, TLB_EP4TA);
     if (held !== 0 && (type === 2 || held === ep4ta)) dropEntry(entry);
   }

@@ -18,9 +18,12 @@ import {
   TLB_FLAG_GLOBAL,
   TLB_FLAGS,
   TLB_FRAME,
+  TLB_OCCUPIED_REGION,
+  TLB_OCCUPIED_REGION_BYTES,
   TLB_PAGE,
   TLB_PCID,
   TLB_REGION,
+  TLB_REGION_BYTES,
   TLB_SHIFT,
   TLB_STAMP,
   TLB_VPID,
@@ -30,6 +33,38 @@ const EMPTY: u64 = u64.MAX_VALUE;
 
 function tableBase(): u32 {
   return TLB_REGION + load<u32>(CPU_CPU_ID) * MAX_TLB_ENTRIES * TLB_BYTES;
+}
+
+/** Word of the occupancy bitmap that holds the bit of entry `n` of the active CPU. */
+function occupancyWord(n: u32): u32 {
+  return TLB_OCCUPIED_REGION + load<u32>(CPU_CPU_ID) * (MAX_TLB_ENTRIES / 8) + (n >> 6) * 8;
+}
+
+function numberOf(entry: u32): u32 {
+  return (entry - tableBase()) / TLB_BYTES;
+}
+
+function setOccupied(entry: u32, isOccupied: bool): void {
+  const n = numberOf(entry);
+  const word = occupancyWord(n);
+  const bit: u64 = (1 as u64) << (n & 63);
+  store<u64>(word, isOccupied ? load<u64>(word) | bit : load<u64>(word) & ~bit);
+}
+
+/** The first entry of the active CPU, from number `from` on, that holds a translation; 0: none. A flush looks at few of all entries. */
+export function nextTlb(from: u32): u32 {
+  let n = from;
+  while (n < (MAX_TLB_ENTRIES as u32)) {
+    const rest = load<u64>(occupancyWord(n)) >> (n & 63);
+    if (rest !== 0) return tableBase() + (n + (ctz<u64>(rest) as u32)) * TLB_BYTES;
+    n = (n & ~63) + 64;
+  }
+  return 0;
+}
+
+/** The one behind `entry`. */
+export function nextTlbAfter(entry: u32): u32 {
+  return nextTlb(numberOf(entry) + 1);
 }
 
 /** PCID of the current context; 0 without CR4.PCIDE. */
@@ -99,6 +134,7 @@ export function insertTlb(va: u64, frame: u64, shift: u32, flags: u32): u32 {
   }
   dropEntry(victim);
   store<u64>(victim, pageOf(va, shift), TLB_PAGE);
+  setOccupied(victim, true);
   store<u64>(victim, frame, TLB_FRAME);
   store<u16>(victim, currentPcid() as u16, TLB_PCID);
   store<u16>(victim, currentVpid() as u16, TLB_VPID);
@@ -115,6 +151,7 @@ export function dropEntry(entry: u32): void {
   const page = load<u64>(entry, TLB_PAGE);
   if (page === EMPTY) return;
   store<u64>(entry, EMPTY, TLB_PAGE);
+  setOccupied(entry, false);
   dropSoftPage(page, load<u16>(entry, TLB_SHIFT));
 }
 
@@ -142,16 +179,14 @@ export function invalidateAddressIn(va: u64, pcid: u32, vpid: u32, globals: bool
  * the contexts concerned get new generations, and are filled again from what is left.
  */
 export function flushTlb(pcid: i32, vpid: i32, ep4ta: i64, keepGlobal: bool): void {
-  let entry = tableBase();
-  const count = load<u32>(SHARED_TLB_SETS) * load<u32>(SHARED_TLB_WAYS);
-  for (let n: u32 = 0; n < count; n++, entry += TLB_BYTES) {
-    if (load<u64>(entry, TLB_PAGE) === EMPTY) continue;
+  for (let entry = nextTlb(0); entry !== 0; entry = nextTlbAfter(entry)) {
     if (vpid >= 0 && load<u16>(entry, TLB_VPID) !== (vpid as u16)) continue;
     if (ep4ta >= 0 && load<u32>(entry, TLB_EP4TA) !== (ep4ta as u32)) continue;
     const isGlobal = (load<u16>(entry, TLB_FLAGS) & TLB_FLAG_GLOBAL) !== 0;
     if (isGlobal && keepGlobal) continue;
     if (!isGlobal && pcid >= 0 && load<u16>(entry, TLB_PCID) !== (pcid as u16)) continue;
     store<u64>(entry, EMPTY, TLB_PAGE);
+    setOccupied(entry, false);
   }
   retireContexts(keepGlobal && ep4ta < 0 ? pcid : -1);
   refreshContext();
@@ -159,5 +194,6 @@ export function flushTlb(pcid: i32, vpid: i32, ep4ta: i64, keepGlobal: bool): vo
 
 /** Empties the tables of all CPUs (reset). */
 export function resetTlbs(): void {
-  memory.fill(TLB_REGION, 0xff, MAX_TLB_ENTRIES * TLB_BYTES * 8);
+  memory.fill(TLB_REGION, 0xff, TLB_REGION_BYTES);
+  memory.fill(TLB_OCCUPIED_REGION, 0, TLB_OCCUPIED_REGION_BYTES);
 }

@@ -285,6 +285,12 @@ export const regions: readonly Region[] = [
   { name: "JUMP_CACHE", bytes: JUMP_CACHE_ENTRIES * 16, align: 4096, comment: "" },
   { name: "CONTEXTS", bytes: MAX_CONTEXTS * 32, align: 4096, comment: "" },
   { name: "TLB", bytes: MAX_TLB_ENTRIES * 32 * MAX_CPUS, align: 4096, comment: "modelled TLBs, one per logical CPU" },
+  {
+    name: "TLB_OCCUPIED",
+    bytes: (MAX_TLB_ENTRIES / 8) * MAX_CPUS,
+    align: 64,
+    comment: "which of their entries hold something: one bit each",
+  },
   { name: "TRAPS", bytes: 64 * KIB, align: 4096, comment: "registered trap addresses: open-addressing table of u64" },
   { name: "FRAME_BLOCKS", bytes: MAX_FRAMES * 4, align: 4096, comment: "per frame: first block translated from it; 0: none" },
   { name: "FRAME_LINES", bytes: MAX_FRAMES * 8, align: 4096, comment: "per frame: bitmap of its 64-byte lines that hold translated code" },
