@@ -13,6 +13,7 @@ export { symbolAddress, symbolOf } from "./boot/kernel-text.ts";
 export { PtRegs } from "./entry/pt-regs.ts";
 export * from "./entry/vectors.ts";
 export { hcTable, hcTableSize } from "./kvm/hypercall-gadget.ts";
+export { Kvm, KvmVcpu, kvmRunningVcpu } from "./kvm/kvm-struct.ts";
 export type { ProcessConfig } from "./linux/process.ts";
 export { FAIL_FROM_THEN_ON, FAIL_NEVER, FAIL_ONCE, FailAlloc, failAlloc, failAllocState } from "./mm/fail-alloc.ts";
 export { GFP_ATOMIC, GFP_KERNEL } from "./mm/gfp.ts";

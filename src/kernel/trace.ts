@@ -63,6 +63,8 @@ export const TRACE_VM_EXIT = 14;
 export const TRACE_PROCESS_EXIT = 15;
 export const TRACE_WARN = 16;
 export const TRACE_USER_RETURN = 17;
+/** What took a range of addresses away is done: no translation made before may be used from here on (S8). */
+export const TRACE_UNMAPPED = 30;
 
 export interface TraceEvent {
   readonly name: string;
@@ -88,6 +90,7 @@ export const TRACE_EVENTS: ReadonlyMap<number, TraceEvent> = new Map([
   [TRACE_VM_EXIT, { name: "VM exit", values: ["exit reason"] }],
   [TRACE_PROCESS_EXIT, { name: "process exit", values: ["pid", "exit code"] }],
   [TRACE_WARN, { name: "warning", values: ["number (WARNINGS)"] }],
+  [TRACE_UNMAPPED, { name: "addresses taken away", values: ["mm (0: kernel addresses)", "start", "end"] }],
   [TRACE_USER_RETURN, { name: "return to user mode", values: [] }],
 ]);
 

@@ -56,6 +56,11 @@ export class Inspection {
     return structures?.holds(cache, coreOf(structures, cpu), pa) ?? false;
   }
 
+  /** Caches, buffers and predictors exist: the machine is in the detailed gear. */
+  get hasStructures(): boolean {
+    return this.gearedCore.structures !== undefined;
+  }
+
   /** Owners whose data, or trainers whose training, the structure of this CPU's core holds. Empty in the architectural gear. */
   holds(cpu: number, structure: TruthStructure): ReadonlySet<Owner> {
     const { structures } = this.gearedCore;

@@ -10,6 +10,8 @@ export class Labels {
   readonly fillBuffers = new Set<Owner>();
   readonly branchTargets = new Set<Owner>();
   readonly returnStack = new Set<Owner>();
+  /** Counts the changes of any of them. */
+  changes = 0;
   private readonly model: CpuModel;
   private last: Owner = OWNER_NONE;
 
@@ -21,30 +23,39 @@ export class Labels {
   touched(label: Owner): void {
     if (label === this.last || label === OWNER_NONE) return;
     this.last = label;
-    this.l1d.add(label);
-    this.fillBuffers.add(label);
+    this.put(this.l1d, label);
+    this.put(this.fillBuffers, label);
+  }
+
+  private put(structure: Set<Owner>, label: Owner): void {
+    const before = structure.size;
+    structure.add(label);
+    if (structure.size !== before) this.changes++;
   }
 
   /** Code of `label` ran: it trained what it liked and touched its own data. */
   executed(label: Owner): void {
     if (label === OWNER_NONE) return;
-    this.branchTargets.add(label);
-    this.returnStack.add(label);
+    this.put(this.branchTargets, label);
+    this.put(this.returnStack, label);
     this.touched(label);
   }
 
   /** IA32_PRED_CMD.IBPB. */
   indirectBranchBarrier(): void {
+    this.changes++;
     this.branchTargets.clear();
     if (this.model.ibpbClearsReturnStack) this.returnStack.clear();
   }
 
   fillReturnStack(): void {
+    this.changes++;
     this.returnStack.clear();
   }
 
   /** IA32_FLUSH_CMD, or reads of 64 KiB. The MSR also overwrites the buffers that MD_CLEAR names (SDM vol. 4, IA32_FLUSH_CMD). */
   flushL1d(isMsr: boolean): void {
+    this.changes++;
     this.l1d.clear();
     this.last = OWNER_NONE;
     if (isMsr) this.clearBuffers();
@@ -53,6 +64,7 @@ export class Labels {
   /** VERW, where the microcode has MD_CLEAR. */
   clearBuffers(): void {
     if (!hasFeature(this.model, "MD_CLEAR")) return;
+    this.changes++;
     this.fillBuffers.clear();
     this.last = OWNER_NONE;
   }
@@ -71,6 +83,7 @@ export class Labels {
   }
 
   copyFrom(other: Labels): void {
+    this.changes++;
     const pairs = [
       [this.l1d, other.l1d],
       [this.fillBuffers, other.fillBuffers],

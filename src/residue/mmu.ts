@@ -56,7 +56,7 @@ export class Mmu {
   faultVector = VECTOR_PF;
   faultError = 0;
   /** Told of each use of a cached translation; for the property on stale ones. */
-  onHit: ((translation: Translation, va: number, pa: number) => void) | undefined;
+  onHit: ((translation: Translation, va: number, pa: number, access: Access) => void) | undefined;
   private readonly memory: TrackedMemory;
   private readonly state: CoreState;
   private readonly labels: Labels;
@@ -81,7 +81,7 @@ export class Mmu {
     const pcid = this.pcid;
     let translation = this.tlb.find(va, pcid);
     if (translation !== undefined && this.allows(translation, access, isUser)) {
-      if (this.onHit !== undefined) this.onHit(translation, va, physicalIn(translation, va));
+      if (this.onHit !== undefined) this.onHit(translation, va, physicalIn(translation, va), access);
     } else {
       // A cached translation that refuses is looked up again, as the processor does before it faults.
       const walked = this.walk(va, access, isUser);
@@ -200,6 +200,7 @@ export class Mmu {
       isGlobal: (low & PTE_GLOBAL) !== 0,
       isDirty: (low & PTE_DIRTY) !== 0,
       leaf: at,
+      low,
       madeAt: this.memory.changes,
     };
   }

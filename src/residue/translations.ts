@@ -13,6 +13,8 @@ export interface Translation {
   readonly isDirty: boolean;
   /** Physical address of the leaf entry it came from. */
   readonly leaf: number;
+  /** Low half of that entry as it was. */
+  readonly low: number;
   /** Ownership changes of frames before the translation was made. */
   readonly madeAt: number;
 }

@@ -32,7 +32,7 @@ import {
   translate,
 } from "../mm/page-table.ts";
 import { flushTlbKernelRange } from "../mm/tlb.ts";
-import { WARN_MAP_CONFLICT, WARN_MAP_IN_CRITICAL, warn } from "../trace.ts";
+import { TRACE_UNMAPPED, trace, WARN_MAP_CONFLICT, WARN_MAP_IN_CRITICAL, warn } from "../trace.ts";
 import { ASI_GLOBAL_NONSENSITIVE, asiEnabled } from "./asi-state.ts";
 import { Asi } from "./asi-struct.ts";
 import { asiInCriticalSection } from "./asi-transition.ts";
@@ -156,6 +156,7 @@ export function asiUnmap(asi: Ptr<"asi">, address: VirtAddr, bytes: number): voi
     at += size - inside;
   }
   flushTlbKernelRange(address, addVirt(address, bytes));
+  trace(TRACE_UNMAPPED, 0, address, address + bytes);
 }
 
 /** Shares the tables below the root that map `address` (kernel: `asi_clone_pgd()`): what they get later, every domain has too. */

@@ -5,6 +5,7 @@ import { addVirt, isPageAligned, levelSize, NULL, PAGE_SIZE, type Ptr, pageUp, t
 import { kvmMmuNotifierInvalidateRange } from "../kvm/mmu-notifier.ts";
 import { fput, getFile } from "../linux/file.ts";
 import { spinLock, spinUnlock } from "../spinlock.ts";
+import { TRACE_UNMAPPED, trace } from "../trace.ts";
 import { GFP_KERNEL } from "./gfp.ts";
 import { accessOk, MMAP_BASE, MMAP_MIN_ADDR, TASK_SIZE_MAX } from "./layout.ts";
 import { freePageTables } from "./mm.ts";
@@ -89,6 +90,7 @@ export function doMunmap(mm: MmPtr, address: VirtAddr, bytes: number): 0 | Errno
   // Before the frames are anybody else's: no guest and no TLB may still reach them.
   kvmMmuNotifierInvalidateRange(mm, address, end);
   flushTlbMmRange(mm, address, end);
+  trace(TRACE_UNMAPPED, mm, address, end);
   for (const page of pages) putPage(page);
   for (const vma of removed) freeVma(vma);
   if (!isSpareUsed) kfree(spare);

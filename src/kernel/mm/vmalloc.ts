@@ -19,6 +19,7 @@ import { asiMapGfp, asiUnmap } from "../asi/asi-map.ts";
 import { ASI_GLOBAL_NONSENSITIVE, asiEnabled } from "../asi/asi-state.ts";
 import { spinLock, spinlock, spinUnlock } from "../spinlock.ts";
 import { staticStruct } from "../static-data.ts";
+import { TRACE_UNMAPPED, trace } from "../trace.ts";
 import { shouldFailAlloc } from "./fail-alloc.ts";
 import { GFP_KERNEL } from "./gfp.ts";
 import { kernelMapPage, kernelUnmapPage } from "./kernel-map.ts";
@@ -154,6 +155,7 @@ function removeArea(area: VmStructPtr, mapped: number): void {
   const pages: PagePtr[] = [];
   for (let at = 0; at < mapped; at += PAGE_SIZE) pages.push(kernelUnmapPage(addVirt(address, at)));
   if (mapped > 0) flushTlbKernelRange(address, addVirt(address, mapped));
+  trace(TRACE_UNMAPPED, 0, address, address + mapped);
   if (ownsPages) for (const page of pages) freePages(page, 0);
   unlinkArea(area);
   kfree(area);

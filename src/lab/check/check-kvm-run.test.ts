@@ -15,7 +15,7 @@ test("one KVM_RUN with an NMI, an interrupt or the end of the time slice before 
   assert.deepEqual(report.violations, []);
   assert.deepEqual([...report.warnings], []);
   assert.deepEqual([...report.steps.keys()], [...GUEST_CHOICES]);
-  assert.deepEqual([...report.occurred.keys()].sort(), [
+  for (const situation of [
     "S10: a domain owed no control flush while a predictor held training",
     "S10: a domain owed no data flush while L1D held data",
     "S1: the restricted kernel ran with its own guest's training",
@@ -28,7 +28,9 @@ test("one KVM_RUN with an NMI, an interrupt or the end of the time slice before 
     "S5: a domain's tables were audited",
     "S5: a sensitive frame appeared and was looked for in restricted tables",
     "S7: a guest was entered after a handler had nested in its critical section",
-  ]);
+  ]) {
+    assert.ok(report.occurred.has(situation), situation);
+  }
 });
 
 test("law 3: a KVM_RUN suspended at each of its steps in turn leaves the same memory", () => {

@@ -1,6 +1,7 @@
 // The abstract machine as the properties see it, and the properties as its step hook. One thing is added that no step does: code in an
 // unrestricted address space may transiently bring in anything, so every such step may leave sensitive kernel data in L1D.
 import {
+  addPhys,
   type Cr3,
   fail,
   type Observer,
@@ -9,10 +10,17 @@ import {
   owner,
   PAGE_SIZE,
   type PhysAddr,
+  type PhysicalMemory,
+  PTE_ACCESSED,
+  PTE_DIRTY,
+  PTE_NX_HIGH,
   PTE_PRESENT,
+  PTE_WRITE,
+  type Ptr,
   VMCS,
 } from "../../hardware/index.ts";
-import type { ResidueCpu, ResidueMachine, StepHook } from "../../residue/index.ts";
+import { TRACE_UNMAPPED } from "../../kernel/index.ts";
+import { type Access, FETCH, type ResidueCpu, type ResidueMachine, type StepHook, type Translation, WRITE } from "../../residue/index.ts";
 import { type CheckerOptions, type CpuTruth, type GroundTruth, PropertyChecker, type Structure } from "../properties/index.ts";
 
 const SENSITIVE_KERNEL_DATA: Owner = owner(OWNER_KERNEL, 0, true);
@@ -35,6 +43,9 @@ function cpuTruth(cpu: ResidueCpu): CpuTruth {
     get depth() {
       return cpu.path.depth;
     },
+    get contents() {
+      return cpu.labels.changes;
+    },
     holds: (structure: Structure) => cpu.labels.of(structure),
   };
 }
@@ -51,12 +62,18 @@ export function residueTruth(machine: ResidueMachine): GroundTruth {
 /** An observer for a machine that is still to be made, which passes ground truth on to a checker that is attached later. */
 export interface CheckedObserver extends Observer {
   checker: PropertyChecker | undefined;
+  /** Time for the age of translations; it has passed after each call. */
+  clock: () => number;
 }
 
 export function checkedObserver(next: Observer): CheckedObserver {
   const tee: CheckedObserver = {
     checker: undefined,
-    trace: (event, a, b, c) => next.trace(event, a, b, c),
+    clock: () => 0,
+    trace: (event, a, b, c) => {
+      if (event === TRACE_UNMAPPED) tee.checker?.removed(a as Ptr<"mm_struct">, b, c, tee.clock());
+      next.trace(event, a, b, c);
+    },
     print: (text) => next.print(text),
     frameOwner: (pfn, label) => {
       tee.checker?.frameOwner(pfn, label);
@@ -68,6 +85,17 @@ export function checkedObserver(next: Observer): CheckedObserver {
     },
   };
   return tee;
+}
+
+const SET_BY_THE_WALK = PTE_ACCESSED | PTE_DIRTY;
+
+/** The entry no longer says what the translation says, or no longer allows what it is used for. */
+function isStale(memory: PhysicalMemory, translation: Translation, access: Access): boolean {
+  const at = translation.leaf as PhysAddr;
+  const low = memory.read32(at);
+  if ((low & PTE_PRESENT) === 0 || (low & 0xfffff000) >>> 0 !== (translation.frame & 0xfffff000) >>> 0) return true;
+  if (access === WRITE) return (low & PTE_WRITE) === 0 && (translation.low & PTE_WRITE) !== 0;
+  return access === FETCH && (memory.read32(addPhys(at, 4)) & PTE_NX_HIGH) !== 0 && translation.isExecutable;
 }
 
 /** What else looks at each step, after the properties. */
@@ -86,16 +114,18 @@ export class ResidueCheck {
     this.truth = truth;
     this.checker = new PropertyChecker(truth, options);
     observer.checker = this.checker;
+    observer.clock = () => ++machine.memory.changes;
     for (const [i, cpu] of machine.cpus.entries()) {
       const told = truth.cpus[i];
       if (told === undefined) continue;
       cpu.setHook(this.hook(told));
-      cpu.mmu.onHit = (translation, va, pa) => {
+      cpu.mmu.onHit = (translation, va, pa, access) => {
         const { memory } = machine;
-        const low = memory.read32(translation.leaf as PhysAddr);
-        if ((low & PTE_PRESENT) !== 0 && (low & 0xfffff000) >>> 0 === (translation.frame & 0xfffff000) >>> 0) return;
+        const changed = (memory.read32(translation.leaf as PhysAddr) ^ translation.low) & ~SET_BY_THE_WALK;
+        if (changed === 0 && access !== FETCH) return;
+        if (!isStale(memory, translation, access)) return;
         const isReused = memory.frameChangedAt(Math.floor(pa / PAGE_SIZE)) > translation.madeAt;
-        this.checker.staleTranslation(told, va, isReused);
+        this.checker.staleTranslation(told, va, isReused, translation.madeAt);
       };
     }
   }

@@ -33,6 +33,11 @@ class SimulatedCpuTruth implements CpuTruth {
     return this.machine.inspection.hostCr3(this.cpu);
   }
 
+  /** In the architectural gear there is nothing that could change. */
+  get contents(): number {
+    return this.machine.inspection.hasStructures ? this.steps : 0;
+  }
+
   get depth(): number {
     return this.cpu.path.depth;
   }

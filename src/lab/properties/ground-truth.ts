@@ -27,6 +27,8 @@ export interface CpuTruth {
   readonly hostCr3: Cr3;
   /** Handlers and stubs nested in the running path. */
   readonly depth: number;
+  /** Changes whenever what a structure holds may have changed. */
+  readonly contents: number;
   /** Owners whose data or training the structure may hold. */
   holds(structure: Structure): ReadonlySet<Owner>;
 }

@@ -2,6 +2,7 @@
 // means to know what a domain asks for and what the kernel believes; it is never the truth that is judged.
 import { cr3Root, NULL, type PhysAddr, type PhysicalMemory, type Ptr, type VirtAddr } from "../../hardware/index.ts";
 import {
+  ASI_GLOBAL_NONSENSITIVE,
   ASI_MAX_NUM_CLASSES,
   Asi,
   AsiState,
@@ -12,9 +13,13 @@ import {
   KERNEL_DATA_BASE,
   KERNEL_DATA_PHYSICAL,
   KERNEL_TEXT_BASE,
+  Kvm,
+  KvmVcpu,
+  kvmRunningVcpu,
   loadedMm,
   Mm,
   staticObjects,
+  TASK_COMM_LEN,
   TaskStruct,
   ThreadStruct,
 } from "../../kernel/index.ts";
@@ -46,10 +51,19 @@ export interface Scan {
   mm: Ptr<"mm_struct">;
   currAsi: Ptr<"asi">;
   taints: number;
-  /** The domain of the loaded mm whose tables CR3 holds. */
+  /** The domain whose tables CR3 holds: one of the loaded mm's, or the one that curr_asi names. */
   restricted: Domain | undefined;
-  /** The domains of the loaded mm. */
+  /** The domains of the loaded mm, and the one that curr_asi names. */
   readonly domains: Domain[];
+}
+
+/** What of the running task a report names and S7 judges. */
+export interface TaskState {
+  readonly pid: number;
+  readonly comm: string;
+  readonly mm: Ptr<"mm_struct">;
+  readonly target: Ptr<"asi">;
+  readonly depth: number;
 }
 
 function staticAddress(name: string): VirtAddr | undefined {
@@ -58,6 +72,9 @@ function staticAddress(name: string): VirtAddr | undefined {
 
 const classesAddress = staticAddress("asi_class");
 const featureAddress = staticAddress("X86_FEATURE_ASI");
+const ptiAddress = staticAddress("X86_FEATURE_PTI");
+/** Words of memory that decide a judgement besides CR3 and the structures: `KernelView.stamp`. */
+export const STAMP_WORDS = 3 + 2 * ASI_MAX_NUM_CLASSES;
 
 export class KernelView {
   private readonly memory: PhysicalMemory;
@@ -99,6 +116,42 @@ export class KernelView {
     return featureAddress !== undefined && this.u8(featureAddress) !== 0;
   }
 
+  /** User mode runs on tables of its own: the page behind the mm's root. */
+  isPtiEnabled(): boolean {
+    return ptiAddress !== undefined && this.u8(ptiAddress) !== 0;
+  }
+
+  /** Root of the domain of `mm` for a class; 0 without one. */
+  domainRoot(mm: Ptr<"mm_struct">, classId: number): PhysAddr {
+    return mm === NULL ? (0 as PhysAddr) : (this.word(mm + Mm.offset.asi + classId * Asi.bytes + Asi.offset.pgd) as PhysAddr);
+  }
+
+  /**
+   * Writes what decides every judgement of a step into `into`, apart from CR3 and the structures of the core.
+   * @returns false if all of it stood there already.
+   */
+  stamp(cpu: CpuTruth, into: Float64Array): boolean {
+    const base = cpu.perCpuBase;
+    const mm = this.word(base + loadedMm.offset);
+    let changed = false;
+    let at = 0;
+    const put = (value: number): void => {
+      if (into[at] !== value) {
+        into[at] = value;
+        changed = true;
+      }
+      at++;
+    };
+    put(mm);
+    put(this.word(base + currAsi.offset));
+    put(this.u8(base + asiTaints.offset));
+    for (let classId = 0; classId < ASI_MAX_NUM_CLASSES; classId++) {
+      put(classesAddress === undefined ? 0 : this.word(classesAddress + 8 * classId));
+      put(mm === NULL || mm === SWITCHING ? 0 : this.word(mm + Mm.offset.asi + classId * Asi.bytes + Asi.offset.pgd));
+    }
+    return changed;
+  }
+
   policy(classId: number): Policy {
     const at = classesAddress === undefined ? 0 : this.word(classesAddress + 8 * classId);
     if (at === 0) return { isInitialized: false, preventControl: 0, protectData: 0 };
@@ -113,6 +166,44 @@ export class KernelView {
   loadedMm(cpu: CpuTruth): Ptr<"mm_struct"> {
     const mm = this.word(cpu.perCpuBase + loadedMm.offset);
     return (mm === SWITCHING ? NULL : mm) as Ptr<"mm_struct">;
+  }
+
+  readonly initMm: Ptr<"mm_struct"> = (staticAddress("init_mm") ?? NULL) as Ptr<"mm_struct">;
+
+  /** Root of the part that all domains share; 0 before it is there. */
+  globalRoot(): PhysAddr {
+    return this.word(ASI_GLOBAL_NONSENSITIVE + Asi.offset.pgd) as PhysAddr;
+  }
+
+  /** Address spaces of all tasks and those that CPUs have loaded. */
+  allMms(cpus: readonly CpuTruth[]): ReadonlySet<Ptr<"mm_struct">> {
+    const found = new Set<Ptr<"mm_struct">>();
+    const first = staticAddress("init_task") ?? NULL;
+    for (let task = first as number; task !== 0; task = this.word(task + TaskStruct.offset.tasksNext)) {
+      for (const offset of [TaskStruct.offset.mm, TaskStruct.offset.activeMm]) found.add(this.word(task + offset) as Ptr<"mm_struct">);
+    }
+    for (const cpu of cpus) if (this.isUp(cpu)) found.add(this.loadedMm(cpu));
+    found.delete(NULL);
+    found.delete(this.initMm);
+    return found;
+  }
+
+  /** The domains that `mm` embeds. */
+  domainsOf(mm: Ptr<"mm_struct">): readonly Domain[] {
+    const domains: Domain[] = [];
+    for (let classId = 0; classId < ASI_MAX_NUM_CLASSES; classId++) {
+      const pgd = this.domainRoot(mm, classId);
+      const address = (mm + Mm.offset.asi + classId * Asi.bytes) as Ptr<"asi">;
+      if (pgd !== 0) domains.push({ address, pgd, classId, mmNumber: this.mmNumber(mm) });
+    }
+    return domains;
+  }
+
+  /** The domain of the VM whose vCPU is loaded on the CPU, or NULL. */
+  runningVmDomain(cpu: CpuTruth): Ptr<"asi"> {
+    const vcpu = this.word(cpu.perCpuBase + kvmRunningVcpu.offset);
+    if (vcpu === 0) return NULL;
+    return this.word(this.word(vcpu + KvmVcpu.offset.kvm) + Kvm.offset.asi) as Ptr<"asi">;
   }
 
   pgd(mm: Ptr<"mm_struct">): PhysAddr {
@@ -136,24 +227,47 @@ export class KernelView {
     if (mm === NULL) return found;
     found.domains.push(...this.domainsOf(mm));
     found.restricted = found.domains.find((domain) => domain.pgd === root);
+    if (found.currAsi !== NULL && !found.domains.some((domain) => domain.address === found.currAsi)) this.addCurrent(found, root);
     return found;
   }
 
-  /** The domains of an mm that have tables, in order of class. */
-  domainsOf(mm: Ptr<"mm_struct">): readonly Domain[] {
-    const domains: Domain[] = [];
-    for (let classId = 0; classId < ASI_MAX_NUM_CLASSES; classId++) {
-      const address = (mm + Mm.offset.asi + classId * Asi.bytes) as Ptr<"asi">;
-      const pgd = this.word(address + Asi.offset.pgd) as PhysAddr;
-      if (pgd !== 0) domains.push({ address, pgd, classId, mmNumber: this.mmNumber(mm) });
-    }
-    return domains;
+  /** A domain that no mm embeds (one of a VM's own), or that of another mm: only curr_asi tells of it. */
+  private addCurrent(found: Scan, root: PhysAddr): void {
+    const at = found.currAsi;
+    const pgd = this.word(at + Asi.offset.pgd) as PhysAddr;
+    const mm = this.word(at + Asi.offset.mm) as Ptr<"mm_struct">;
+    if (pgd === 0 || mm === NULL) return;
+    const domain: Domain = { address: at, pgd, classId: this.u32(at + Asi.offset.classId), mmNumber: this.mmNumber(mm) };
+    if (mm === found.mm) found.domains.push(domain);
+    if (pgd === root) found.restricted = domain;
   }
 
-  /** Target of the running task, and the handlers nested in its critical section. */
-  taskState(cpu: CpuTruth): { readonly target: Ptr<"asi">; readonly depth: number } {
+  /** The running task. */
+  taskState(cpu: CpuTruth): TaskState {
     const task = this.word(cpu.perCpuBase + currentTask.offset);
     const at = task + TaskStruct.offset.thread + ThreadStruct.offset.asiState;
-    return { target: this.word(at + AsiState.offset.target) as Ptr<"asi">, depth: this.u32(at + AsiState.offset.intrNestDepth) | 0 };
+    return {
+      pid: this.u32(task + TaskStruct.offset.pid) | 0,
+      comm: this.text(task + TaskStruct.offset.comm, TASK_COMM_LEN),
+      mm: this.word(task + TaskStruct.offset.mm) as Ptr<"mm_struct">,
+      target: this.word(at + AsiState.offset.target) as Ptr<"asi">,
+      depth: this.u32(at + AsiState.offset.intrNestDepth) | 0,
+    };
+  }
+
+  /** Handlers nested in the running task's critical section. */
+  nestDepth(cpu: CpuTruth): number {
+    const task = this.word(cpu.perCpuBase + currentTask.offset);
+    return this.u32(task + TaskStruct.offset.thread + ThreadStruct.offset.asiState + AsiState.offset.intrNestDepth) | 0;
+  }
+
+  private text(address: number, limit: number): string {
+    let out = "";
+    for (let i = 0; i < limit; i++) {
+      const code = this.u8(address + i);
+      if (code === 0) break;
+      out += String.fromCharCode(code);
+    }
+    return out;
   }
 }

@@ -10,8 +10,8 @@ export const PROPERTIES = {
   S5: "what is restricted is also in the unrestricted tables, and nothing sensitive is reachable there",
   S6: "a faulting kernel access makes progress",
   S7: "when user or guest code runs, no handler is nested and the target is its domain",
-  S8: "no translation is used after its frame was used again",
-  S9: "no page table is used after it was freed",
+  S8: "no translation is used after what removed it has returned, or after its frame was used again",
+  S9: "no page table or object is used after it was freed, freed twice, or leaked",
   S10: "the taint byte is truthful",
 } as const;
 
@@ -29,11 +29,14 @@ export interface Violation {
   /** Whose data or training, where it is about that. */
   readonly owner: string;
   readonly detail: string;
+  /** The running task, `pid 3 (name)`; left out where none runs. */
+  readonly task?: string;
 }
 
 export function describeViolation(v: Violation): string {
   const whose = v.owner === "" ? "" : ` of ${v.owner}`;
-  return `${v.property} (${PROPERTIES[v.property]}): cpu ${v.cpu}, step ${v.step}, ${v.structure}${whose}: ${v.detail}`;
+  const task = v.task === undefined ? "" : `, task ${v.task}`;
+  return `${v.property} (${PROPERTIES[v.property]}): cpu ${v.cpu}, step ${v.step}${task}, ${v.structure}${whose}: ${v.detail}`;
 }
 
 /** A property does not hold. */

@@ -1,0 +1,163 @@
+// What must hold at every kernel step: S4, S1 for the kernel itself, S10. Judged anew only when something it depends on has changed: the
+// registers and words of memory that the step's state consists of, or what the structures of the core hold.
+import { cr3Root, hex, NULL, OWNER_NONE, type Owner, type PhysAddr } from "../../hardware/index.ts";
+import { ASI_CLASS_KVM, ASI_TAINT_NAMES, ASI_TAINTS_CONTROL_MASK, ASI_TAINTS_DATA_MASK } from "../../kernel/index.ts";
+import type { EntryJudge } from "./entry-judge.ts";
+import type { Findings } from "./findings.ts";
+import type { CpuTruth, GroundTruth } from "./ground-truth.ts";
+import { exposedData, refusedTraining, type VmOwners } from "./judge.ts";
+import { type Domain, type KernelView, type Scan, STAMP_WORDS } from "./kernel-view.ts";
+
+/** Kernel steps that enter or exit may take, handlers and stubs nested in them not counted, between curr_asi and CR3. */
+const WINDOW_STEPS = 16;
+
+interface CpuMemory {
+  /** Steps inside the present enter or exit window; 0 outside. */
+  window: number;
+  windowDepth: number;
+  wasRestricted: boolean;
+  isRestricted: boolean;
+  /** What the last judgement was made of. */
+  readonly stamp: Float64Array;
+  cr3: number;
+  contents: number;
+}
+
+export class StepJudge {
+  private readonly truth: GroundTruth;
+  private readonly view: KernelView;
+  private readonly findings: Findings;
+  private readonly entries: EntryJudge;
+  private readonly vms: VmOwners;
+  private readonly cpus = new Map<number, CpuMemory>();
+  /** Roots of the domains that were seen and whose root was not freed since. */
+  readonly domainRoots = new Set<PhysAddr>();
+
+  constructor(truth: GroundTruth, view: KernelView, findings: Findings, entries: EntryJudge, vms: VmOwners) {
+    this.truth = truth;
+    this.view = view;
+    this.findings = findings;
+    this.entries = entries;
+    this.vms = vms;
+  }
+
+  reset(): void {
+    this.cpus.clear();
+  }
+
+  /** @returns true when the CPU is unrestricted */
+  step(cpu: CpuTruth): boolean {
+    const memory = this.of(cpu);
+    const changed = this.view.stamp(cpu, memory.stamp);
+    if (!changed && cpu.cr3 === memory.cr3 && cpu.contents === memory.contents && memory.window === 0) {
+      if (memory.isRestricted && cpu.depth > 0 && this.view.nestDepth(cpu) > 0) this.entries.sawNesting(cpu);
+      return !memory.isRestricted;
+    }
+    memory.cr3 = cpu.cr3;
+    memory.contents = cpu.contents;
+    const scan = this.view.scan(cpu);
+    this.checkCr3(cpu, scan, memory);
+    this.checkControl(cpu, scan.restricted);
+    this.checkTaints(cpu, scan);
+    memory.isRestricted = scan.restricted !== undefined;
+    return !memory.isRestricted;
+  }
+
+  private checkCr3(cpu: CpuTruth, scan: Scan, memory: CpuMemory): void {
+    const { currAsi: current, mm, domains, restricted } = scan;
+    const { findings } = this;
+    for (const domain of domains) this.domainRoots.add(domain.pgd);
+    const root = cr3Root(cpu.cr3);
+    if (restricted !== undefined) {
+      if (current !== restricted.address) {
+        const why = `CR3 is the domain at ${hex(restricted.address)}, curr_asi is ${hex(current)}`;
+        findings.violate("S4", cpu, "curr_asi", OWNER_NONE, why);
+      }
+      memory.window = 0;
+      memory.wasRestricted = true;
+      if (this.view.nestDepth(cpu) > 0) this.entries.sawNesting(cpu);
+      return;
+    }
+    if (mm !== NULL && this.domainRoots.has(root) && root !== this.view.pgd(mm))
+      findings.violate("S4", cpu, "CR3", OWNER_NONE, "CR3 is a domain of an mm that is not loaded");
+    if (current === NULL) {
+      memory.window = 0;
+      memory.wasRestricted = false;
+      return;
+    }
+    if (memory.window === 0) memory.windowDepth = cpu.depth;
+    if (cpu.depth > memory.windowDepth && memory.window > 0) {
+      findings.note("S4: a handler nested in such a window");
+      return;
+    }
+    memory.window++;
+    findings.note(memory.wasRestricted ? "S4: a step inside the window of exit" : "S4: a step inside the window of enter");
+    if (memory.window > WINDOW_STEPS) {
+      const why = `curr_asi is ${hex(current)} while CR3 has been unrestricted for ${memory.window} steps`;
+      findings.violate("S4", cpu, "curr_asi", OWNER_NONE, why);
+    }
+  }
+
+  private checkControl(cpu: CpuTruth, domain: Domain | undefined): void {
+    const { findings } = this;
+    if (!findings.isEnabled("S1")) return;
+    if (domain !== undefined && cpu.holds("branch target buffer").size > 0) {
+      findings.note(
+        domain.classId === ASI_CLASS_KVM
+          ? "S1: the restricted kernel ran with its own guest's training"
+          : "S1: the restricted kernel ran with its own process's training",
+      );
+    }
+    const found = refusedTraining(this.truth.model, cpu, this.view, domain, this.vms);
+    if (found === undefined) return;
+    const who = domain === undefined ? "the unrestricted kernel" : "the restricted kernel";
+    findings.violate("S1", cpu, found.structure, found.owner, `${who} runs with training that it refuses`);
+  }
+
+  /** S10: where the byte says that nothing is owed, nothing may be owed. */
+  private checkTaints(cpu: CpuTruth, { taints, domains }: Scan): void {
+    const { findings } = this;
+    if (!findings.isEnabled("S10")) return;
+    const { model } = this.truth;
+    if ((taints & ASI_TAINTS_CONTROL_MASK) === 0) {
+      const found = refusedTraining(model, cpu, this.view, undefined, this.vms);
+      if (found !== undefined) this.taintLie(cpu, taints, found.structure, found.owner, "the unrestricted kernel");
+    }
+    for (const domain of domains) {
+      const policy = this.view.policy(domain.classId);
+      if ((taints & policy.preventControl & ASI_TAINTS_CONTROL_MASK) === 0) {
+        const found = refusedTraining(model, cpu, this.view, domain, this.vms);
+        if (found !== undefined) this.taintLie(cpu, taints, found.structure, found.owner, `the domain at ${hex(domain.address)}`);
+        else if (cpu.holds("branch target buffer").size > 0)
+          findings.note("S10: a domain owed no control flush while a predictor held training");
+      }
+      if ((taints & policy.protectData & ASI_TAINTS_DATA_MASK) === 0) {
+        const found = exposedData(model, cpu, this.view, domain, this.vms);
+        if (found !== undefined) this.taintLie(cpu, taints, found.structure, found.owner, `the domain at ${hex(domain.address)}`);
+        else if (cpu.holds("L1D").size > 0) findings.note("S10: a domain owed no data flush while L1D held data");
+      }
+    }
+  }
+
+  private taintLie(cpu: CpuTruth, taints: number, structure: string, owner: Owner, who: string): void {
+    const names = ASI_TAINT_NAMES.filter((_, bit) => (taints & (1 << bit)) !== 0).join(", ");
+    this.findings.violate("S10", cpu, structure, owner, `${who} would owe no flush by the taints (${names}), but it does`);
+  }
+
+  private of(cpu: CpuTruth): CpuMemory {
+    let memory = this.cpus.get(cpu.id);
+    if (memory === undefined) {
+      memory = {
+        window: 0,
+        windowDepth: 0,
+        wasRestricted: false,
+        isRestricted: false,
+        stamp: new Float64Array(STAMP_WORDS).fill(Number.NaN),
+        cr3: -1,
+        contents: -1,
+      };
+      this.cpus.set(cpu.id, memory);
+    }
+    return memory;
+  }
+}
