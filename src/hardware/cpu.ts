@@ -428,6 +428,14 @@ export abstract class LogicalCpu {
   }
 
   /**
+   * The task at address `task` is dead and its stack is given back: what it last slept in is forgotten, so that a task that is new at the
+   * same address begins at its own beginning. Called by whoever gives the stack back. Not a step; repeatable.
+   */
+  forgetPath(task: VirtAddr): void {
+    if (this.isLive) this.rawForgetPath(task);
+  }
+
+  /**
    * Cut point: the log ends here, and if the path is suspended later it goes on by calling `resume` instead of the entry it began
    * with. `resume` must do what the live code does from here to the end of the event. Not inside a nested handler. Not a step.
    */
@@ -543,6 +551,7 @@ export abstract class LogicalCpu {
   protected abstract rawStackPointer(): number;
   /** Parks the path with `prev` and throws SUSPEND (or returns when `next` is `prev`). */
   protected abstract rawSwitchTo(symbol: string, prev: VirtAddr, next: VirtAddr): void;
+  protected abstract rawForgetPath(task: VirtAddr): void;
   protected abstract rawEnterGuest(resume: boolean): number;
   protected abstract rawTouch(va: VirtAddr, bytes: number): void;
   // For machines without instructions only, which override them; `high` is set by the first.

@@ -166,6 +166,37 @@ test("two tasks switch stacks; each path sleeps as its log and goes on where it 
   assert.deepEqual(entries(machine), [100, 200, 101, 201, 102, 202, 103]);
 });
 
+test("a task that is new at the address and on the stack of a dead one begins at its beginning", () => {
+  const tasks = [direct(FREE_PHYSICAL + 0x1000), direct(FREE_PHYSICAL + 0x1100)] as const;
+  const stackTop = direct(FREE_PHYSICAL + 0x8000);
+  const second = (): void => {
+    append(200);
+    cpu.switchTo("switch_stub", tasks[1], tasks[0]);
+    append(201);
+    exit(3);
+  };
+  const { machine, result } = run({
+    start: () => {
+      const top = (stackTop - 8 * 8) as VirtAddr;
+      for (let life = 0; life < 3; life++) {
+        cpu.storeWord((top + 48) as VirtAddr, testSymbol("stub_return"));
+        cpu.storeWord((top + 56) as VirtAddr, testSymbol("new_task"));
+        cpu.storeWord(tasks[1], top);
+        append(100 + life);
+        cpu.switchTo("switch_stub", tasks[0], tasks[1]);
+        cpu.forgetPath(tasks[1]);
+      }
+      exit(0);
+    },
+    code: (a) => {
+      a.label("new_task").trap("second").hlt();
+    },
+    handlers: new Map([["second", second]]),
+  });
+  assert.deepEqual(result, { kind: "exit", status: 0 });
+  assert.deepEqual(entries(machine), [100, 200, 101, 200, 102, 200]);
+});
+
 test("the TSC-deadline timer wakes a halted CPU at its time", () => {
   let woken = 0;
   const { result } = run({

@@ -356,6 +356,10 @@ export class SimulatedCpu extends MemoryCpu {
     throw SUSPEND;
   }
 
+  protected rawForgetPath(task: VirtAddr): void {
+    this.board.sleeping.delete(task);
+  }
+
   /** What a call does before a stub: the trap's own address, to which the stack's owner goes back, then the address of stub_return. */
   private pushReturn(): void {
     const { fields } = this;

@@ -216,6 +216,10 @@ export abstract class PathCpu extends RegisterCpu {
     this.enterKernel(first);
   }
 
+  protected rawForgetPath(task: VirtAddr): void {
+    this.host.sleeping.delete(task);
+  }
+
   protected override rawReadRegister(register: number): number {
     this.high = this.state.high[register] ?? 0;
     return this.state.low[register] ?? 0;

@@ -143,6 +143,27 @@ test("two tasks switch stacks and go on where they slept", () => {
   assert.equal(word(machine, 0), 121212);
 });
 
+test("a task that is new at the address and on the stack of a dead one begins at its beginning", () => {
+  const machine = boot(
+    (m) => {
+      for (let life = 0; life < 3; life++) {
+        prepareSecondTask(m, TASK_B);
+        cpu.storeWord(SCRATCH, cpu.loadWord(SCRATCH) * 10 + 1);
+        cpu.switchTo("switch", TASK_A, TASK_B);
+        cpu.forgetPath(TASK_B);
+      }
+    },
+    {},
+    () => {
+      cpu.storeWord(SCRATCH, cpu.loadWord(SCRATCH) * 10 + 2);
+      cpu.switchTo("switch", TASK_B, TASK_A);
+      cpu.storeWord(SCRATCH, 9);
+    },
+  );
+  machine.run();
+  assert.equal(word(machine, 0), 121212);
+});
+
 test("a translation that was used stays until it is invalidated", () => {
   const seen: number[] = [];
   const machine = boot(
