@@ -34,9 +34,12 @@ export const KERNEL_PGD_BOUNDARY = 256;
 /** Level of a table: 4 = PGD (PML4), 3 = PUD, 2 = PMD, 1 = PTE. */
 export type Level = 1 | 2 | 3 | 4;
 
+/** Bytes that one entry of each level maps; a power would be computed anew at every step of every walk. */
+const ENTRY_BYTES_BY_LEVEL = [0, 2 ** 12, 2 ** 21, 2 ** 30, 2 ** 39] as const;
+
 /** Index into the table of `level` for an address. */
 export function tableIndex(address: number, level: Level): number {
-  return Math.floor(address / 2 ** (12 + 9 * (level - 1))) & 511;
+  return Math.floor(address / ENTRY_BYTES_BY_LEVEL[level]) & 511;
 }
 
 export function pgdIndex(va: VirtAddr): number {
@@ -45,7 +48,7 @@ export function pgdIndex(va: VirtAddr): number {
 
 /** Bytes that one entry of `level` maps. */
 export function levelSize(level: Level): number {
-  return 2 ** (12 + 9 * (level - 1));
+  return ENTRY_BYTES_BY_LEVEL[level];
 }
 
 /** Frame address (bits 12..51) of an entry given as halves. */

@@ -9,7 +9,6 @@ import {
   cr3Root,
   EFER_NXE,
   entryFrame,
-  type Level,
   largeEntryFrame,
   levelSize,
   PF_INSTR,
@@ -174,34 +173,24 @@ export class Mmu {
           this.faultError = error | refused;
           return undefined;
         }
-        const isDirty = access === WRITE;
-        const wanted = low | PTE_ACCESSED | (isDirty ? PTE_DIRTY : 0);
+        const wanted = low | PTE_ACCESSED | (access === WRITE ? PTE_DIRTY : 0);
         if (wanted !== low) memory.write32(at, wanted >>> 0);
-        return this.leaf(level, wanted, high, at, { isWritable, isUser: isUserPage, isExecutable });
+        return {
+          frame: level === 1 ? entryFrame(low, high) : largeEntryFrame(low, high, level),
+          level,
+          isWritable,
+          isUser: isUserPage,
+          isExecutable,
+          isGlobal: (low & PTE_GLOBAL) !== 0,
+          isDirty: (wanted & PTE_DIRTY) !== 0,
+          leaf: at,
+          low: wanted,
+          madeAt: memory.changes,
+        };
       }
       if ((low & PTE_ACCESSED) === 0) memory.write32(at, (low | PTE_ACCESSED) >>> 0);
       table = entryFrame(low, high);
     }
     return undefined;
-  }
-
-  private leaf(
-    level: Level,
-    low: number,
-    high: number,
-    at: number,
-    rights: { isWritable: boolean; isUser: boolean; isExecutable: boolean },
-  ): Translation {
-    const frame = level === 1 ? entryFrame(low, high) : largeEntryFrame(low, high, level);
-    return {
-      ...rights,
-      frame,
-      level,
-      isGlobal: (low & PTE_GLOBAL) !== 0,
-      isDirty: (low & PTE_DIRTY) !== 0,
-      leaf: at,
-      low,
-      madeAt: this.memory.changes,
-    };
   }
 }

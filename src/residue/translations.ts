@@ -1,6 +1,6 @@
 // The TLB of the abstract machine: unbounded, so that a translation that was used stays until something invalidates it. That is the
 // worst case that the manuals allow, and what a forgotten flush has to be checked against. SDM vol. 3, 5.10.
-import type { Level } from "../hardware/index.ts";
+import { type Level, levelSize } from "../hardware/index.ts";
 
 export interface Translation {
   readonly frame: number;
@@ -26,7 +26,7 @@ const LEVELS: readonly Level[] = [1, 2, 3];
 const NO_PAGE = Number.NaN;
 
 function key(va: number, level: Level): number {
-  return Math.floor(va / 2 ** (12 + 9 * (level - 1))) * 4 + level;
+  return Math.floor(va / levelSize(level)) * 4 + level;
 }
 
 export class Translations {
