@@ -13,6 +13,7 @@ export const EXIT_REASONS = [
   "double fault",
   "domain destroyed",
   "requested",
+  "return to user mode without a domain",
 ] as const;
 export const EXIT_PAGE_FAULT = 0;
 export const EXIT_CONTEXT_SWITCH = 1;
@@ -23,6 +24,7 @@ export const EXIT_TLB_FLUSH = 5;
 export const EXIT_DOUBLE_FAULT = 6;
 export const EXIT_DESTROY = 7;
 export const EXIT_REQUESTED = 8;
+export const EXIT_USER_RETURN = 9;
 export type ExitReason =
   | typeof EXIT_PAGE_FAULT
   | typeof EXIT_CONTEXT_SWITCH
@@ -32,7 +34,8 @@ export type ExitReason =
   | typeof EXIT_TLB_FLUSH
   | typeof EXIT_DOUBLE_FAULT
   | typeof EXIT_DESTROY
-  | typeof EXIT_REQUESTED;
+  | typeof EXIT_REQUESTED
+  | typeof EXIT_USER_RETURN;
 
 export const FLUSH_CONTROL = 0;
 export const FLUSH_DATA = 1;

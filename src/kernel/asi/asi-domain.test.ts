@@ -13,6 +13,8 @@ import { ASI_GLOBAL_NONSENSITIVE, asiTaints, currAsi, staticPolicy } from "./asi
 import { ASI_CLASS_KVM, ASI_CLASS_USERSPACE, ASI_TAINT_KERNEL_DATA, ASI_TAINT_USER_CONTROL, Asi, AsiTaintPolicy } from "./asi-struct.ts";
 
 const policy = staticPolicy("asi_domain_test_policy");
+/** The class for processes is free for tests. */
+const NO_USER_CLASS = { commandLine: "asi=on asi_userspace=off" } as const;
 
 test("a domain is shared by all who ask, and goes with the last (spec 2.2)", () => {
   inKernel(() => {
@@ -53,7 +55,7 @@ test("a class that is not initialised has no domains (spec 2.2)", () => {
     const mm = mmAlloc();
     assert.equal(asiInit(mm, ASI_CLASS_USERSPACE), EINVAL);
     mmput(mm);
-  });
+  }, NO_USER_CLASS);
   assert.deepEqual(
     told.events.filter(([event]) => event === TRACE_WARN).map(([, warning]) => warning),
     [WARN_INIT_NO_CLASS],
@@ -68,7 +70,7 @@ test("a class is initialised once, and again after it was given up (spec 2.1)", 
     asiUninitClass(ASI_CLASS_USERSPACE);
     assert.equal(asiInitClass(ASI_CLASS_USERSPACE, policy), 0);
     asiUninitClass(ASI_CLASS_USERSPACE);
-  });
+  }, NO_USER_CLASS);
 });
 
 test("a policy with a bit outside its mask is refused, and as posted only an empty field is warned of (spec 2.1)", () => {
@@ -82,10 +84,13 @@ test("a policy with a bit outside its mask is refused, and as posted only an emp
   };
   const warnings = (events: readonly (readonly number[])[]): number =>
     events.filter(([event, warning]) => event === TRACE_WARN && warning === WARN_POLICY).length;
-  const cordon = inKernel(() => [initialise(ASI_TAINT_USER_CONTROL), initialise(0)]);
+  const cordon = inKernel(() => [initialise(ASI_TAINT_USER_CONTROL), initialise(0)], NO_USER_CLASS);
   assert.deepEqual(cordon.result, [EINVAL, 0]);
   assert.equal(warnings(cordon.told.events), 1);
-  const posted = inKernel(() => [initialise(ASI_TAINT_USER_CONTROL | ASI_TAINT_KERNEL_DATA), initialise(0)], { preset: "rfc-v2" });
+  const posted = inKernel(() => [initialise(ASI_TAINT_USER_CONTROL | ASI_TAINT_KERNEL_DATA), initialise(0)], {
+    ...NO_USER_CLASS,
+    preset: "rfc-v2",
+  });
   assert.deepEqual(posted.result, [0, 0]);
   assert.equal(warnings(posted.told.events), 1);
 });

@@ -8,8 +8,8 @@ import { freePages, getFreePages } from "../mm/page-alloc.ts";
 import { spinLock, spinUnlock } from "../spinlock.ts";
 import { WARN_DESTROY_NO_CLASS, WARN_INIT_NO_CLASS, warn } from "../trace.ts";
 import { asiClassInitialized } from "./asi-class.ts";
-import { ASI_GLOBAL_NONSENSITIVE, asiEnabled } from "./asi-state.ts";
-import { Asi, type AsiClassId } from "./asi-struct.ts";
+import { ASI_GLOBAL_NONSENSITIVE, asiEnabled, asiRfcV2 } from "./asi-state.ts";
+import { ASI_CLASS_USERSPACE, ASI_MAX_NUM_CLASSES, Asi, type AsiClassId } from "./asi-struct.ts";
 
 /**
  * The domain of `mm` for class `id`, made when it is the first to ask, shared with all who asked before (kernel: `asi_init()`).
@@ -25,6 +25,7 @@ export function asiInit(mm: Ptr<"mm_struct">, id: AsiClassId): Ptr<"asi"> | Errn
   spinLock(lock);
   const domain = Mm.at(mm).asi.address(id) as Ptr<"asi">; // an element of that array
   const result = asiGet(domain, mm, id);
+  initUserPgds(domain);
   spinUnlock(lock);
   return result === 0 ? domain : result;
 }
@@ -38,7 +39,7 @@ function asiGet(domain: Ptr<"asi">, mm: Ptr<"mm_struct">, id: AsiClassId): 0 | E
     return 0;
   }
   assert(asi.pgd === 0, () => "asi_init(): an unused domain has tables");
-  const table = getFreePages(GFP_KERNEL | __GFP_ZERO, 0);
+  const table = getFreePages(GFP_KERNEL | __GFP_ZERO, tableOrder());
   if (table === 0) return ENOMEM;
   // Lower tables are shared: what is added to them later is in every domain. Entries added later are not, so all are there since boot.
   const half = KERNEL_PGD_BOUNDARY * 8;
@@ -48,6 +49,26 @@ function asiGet(domain: Ptr<"asi">, mm: Ptr<"mm_struct">, id: AsiClassId): 0 | E
   asi.refCount = 1;
   asi.pgd = pa(table);
   return 0;
+}
+
+/** Kernel: PGD_ALLOCATION_ORDER: as posted a domain has a second root, which nothing uses, because a kernel with PTI makes two. */
+function tableOrder(): number {
+  return asiRfcV2.isEnabled() ? 1 : 0;
+}
+
+/** The domain's code runs in user mode, so its tables have the user half of the mm's (kernel: `asi_maps_user_addr()`). */
+export function asiMapsUserAddr(id: AsiClassId): boolean {
+  return id === ASI_CLASS_USERSPACE;
+}
+
+/** Copies what the mm has mapped so far; later entries come one by one (kernel: `__asi_init_user_pgds()`). */
+function initUserPgds(domain: Ptr<"asi">): void {
+  const asi = Asi.at(domain);
+  const { pgd, classId, pgdLock } = asi;
+  if (pgd === 0 || !asiMapsUserAddr(classId as AsiClassId)) return;
+  spinLock(pgdLock);
+  cpu.copy(va(pgd), va(Mm.at(asi.mm).pgd), KERNEL_PGD_BOUNDARY * 8);
+  spinUnlock(pgdLock);
 }
 
 /** Gives back what asiInit() gave (kernel: `asi_destroy()`). The caller guarantees that no CPU is in the domain when the last goes. */
@@ -67,13 +88,13 @@ export function asiDestroy(domain: Ptr<"asi">): void {
     asi.pgd = 0 as PhysAddr;
     asi.mm = NULL;
     asi.classId = 0;
-    freePages(va(table), 0);
+    freePages(va(table), tableOrder());
   }
   spinUnlock(lock);
 }
 
 /** A new mm has no domains (kernel: `asi_init_mm_state()`). */
 export function asiInitMmState(mm: Ptr<"mm_struct">): void {
-  cpu.fill(Mm.at(mm).asi.address(0), 0, Asi.bytes * 2);
+  cpu.fill(Mm.at(mm).asi.address(0), 0, Asi.bytes * ASI_MAX_NUM_CLASSES);
   cpu.store(Mm.at(mm).asiInitLock, 4, 0);
 }

@@ -1,6 +1,7 @@
 // The data of address space isolation: classes, taints, policies, the restricted address space and what a task remembers of it. Only
 // declarations, so that mm_struct and task_struct can embed them.
 import { i32, physical, pointer, struct, u8, u32, type View } from "../../hardware/index.ts";
+import { spinlock } from "../spinlock.ts";
 
 /** Kernel: enum asi_class_id. */
 export const ASI_CLASS_KVM = 0;
@@ -53,6 +54,8 @@ export const Asi = struct("asi", {
   mm: pointer("mm_struct"),
   refCount: i32,
   classId: u32,
+  /** Guards the user half of the root, where the class maps user addresses. Taken with interrupts on, under the mm's mmapLock. */
+  pgdLock: spinlock,
 });
 export type Asi = View<typeof Asi>;
 

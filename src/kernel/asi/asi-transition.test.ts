@@ -102,6 +102,8 @@ test("entering after the kernel ran unrestricted flushes data; leaving after a g
 });
 
 const policy = staticPolicy("asi_transition_test_policy");
+/** The class for processes is free for tests. */
+const NO_USER_CLASS = { commandLine: "asi=on asi_userspace=off" } as const;
 
 test("a data flush clears every data taint; as posted it leaves GUEST_DATA (spec 8)", () => {
   const taintsAfterEnter = (): number => {
@@ -123,8 +125,8 @@ test("a data flush clears every data taint; as posted it leaves GUEST_DATA (spec
     mmput(mm);
     return taints;
   };
-  assert.equal(inKernel(taintsAfterEnter).result, 0);
-  assert.equal(inKernel(taintsAfterEnter, { preset: "rfc-v2" }).result, ASI_TAINT_GUEST_DATA);
+  assert.equal(inKernel(taintsAfterEnter, NO_USER_CLASS).result, 0);
+  assert.equal(inKernel(taintsAfterEnter, { ...NO_USER_CLASS, preset: "rfc-v2" }).result, ASI_TAINT_GUEST_DATA);
 });
 
 test("a switch of mm turns what this mm left into another's, and keeps what the kernel left (spec 2.6)", () => {

@@ -31,11 +31,10 @@ import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread.ts";
 import { localIrqRestore, localIrqSave } from "../spinlock.ts";
 import { staticStruct } from "../static-data.ts";
 import { EXIT_REQUESTED } from "../trace.ts";
-import { asiInitClass, asiUninitClass } from "./asi-class.ts";
 import { asiDestroy, asiInit } from "./asi-domain.ts";
 import { asiIntrNestDepth } from "./asi-intr.ts";
 import { asiMap, asiUnmap, isMappedIn } from "./asi-map.ts";
-import { ASI_GLOBAL_NONSENSITIVE, asiTaints, staticPolicy } from "./asi-state.ts";
+import { ASI_GLOBAL_NONSENSITIVE, asiClassPolicy, asiTaints, setAsiClassPolicy, staticPolicy } from "./asi-state.ts";
 import {
   ASI_CLASS_KVM,
   ASI_CLASS_USERSPACE,
@@ -83,7 +82,6 @@ const Notes = struct("asi_kunit", {
 });
 const notes = staticStruct("asi_kunit", Notes);
 const everythingPolicy = staticPolicy("asi_kunit_everything_policy");
-const userspacePolicy = staticPolicy("asi_kunit_userspace_policy");
 
 /** NMI handler of the suite's runs: reads the sensitive byte, which a restricted address space does not map. */
 export function kunitNmi(): void {
@@ -142,7 +140,7 @@ function withTestDomain(body: (domain: Ptr<"asi">) => void): void {
   policy.preventControl = ASI_TAINTS_CONTROL_MASK;
   policy.protectData = ASI_TAINTS_DATA_MASK;
   policy.set = ASI_TAINTS_CONTROL_MASK | ASI_TAINTS_DATA_MASK;
-  assert(asiInitClass(ASI_CLASS_USERSPACE, everythingPolicy) === 0, () => "the test class is in use");
+  const before = replacePolicy(everythingPolicy);
   const mm = newMm();
   kthreadUseMm(mm);
   const domain = newDomain(mm, ASI_CLASS_USERSPACE);
@@ -150,8 +148,15 @@ function withTestDomain(body: (domain: Ptr<"asi">) => void): void {
   asiExit(EXIT_REQUESTED);
   asiDestroy(domain);
   kthreadUnuseMm();
-  asiUninitClass(ASI_CLASS_USERSPACE);
   mmput(mm);
+  replacePolicy(before);
+}
+
+/** The suite's class is the one for processes, under another policy: no process is there yet. @returns the policy that it had */
+function replacePolicy(policy: Ptr<"asi_taint_policy">): Ptr<"asi_taint_policy"> {
+  const before = asiClassPolicy(ASI_CLASS_USERSPACE);
+  setAsiClassPolicy(ASI_CLASS_USERSPACE, policy);
+  return before;
 }
 
 function restrictedRoot(): PhysAddr {
@@ -200,14 +205,9 @@ function checkTaints(expect: KunitContext["expect"], where: string, afterStep: T
   );
 }
 
-/** Every sequence of three steps, with KVM's real policy and the one that the class for user processes has in the series. */
+/** Every sequence of three steps, with the real policies. */
 function testAsiTainting({ expect }: KunitContext): void {
   kvmX86InitAsiClass();
-  const policy = AsiTaintPolicy.at(userspacePolicy);
-  policy.preventControl = ASI_TAINT_GUEST_CONTROL | ASI_TAINT_OTHER_MM_CONTROL;
-  policy.protectData = ASI_TAINT_KERNEL_DATA | ASI_TAINT_OTHER_MM_DATA;
-  policy.set = ASI_TAINT_USER_CONTROL | ASI_TAINT_USER_DATA;
-  assert(asiInitClass(ASI_CLASS_USERSPACE, userspacePolicy) === 0, () => "the test class is in use");
   const mm = newMm();
   const other = newMm();
   kthreadUseMm(mm);
@@ -243,7 +243,6 @@ function testAsiTainting({ expect }: KunitContext): void {
   asiDestroy(user);
   asiDestroy(kvm);
   kthreadUnuseMm();
-  asiUninitClass(ASI_CLASS_USERSPACE);
   mmput(other);
   mmput(mm);
 }

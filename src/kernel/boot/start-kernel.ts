@@ -33,6 +33,7 @@ import { asiGlobalInit, asiGlobalInitPgd } from "../asi/asi-global.ts";
 import { selectAsiOptions } from "../asi/asi-options.ts";
 import { asiRfcV2, asiTaints } from "../asi/asi-state.ts";
 import { ASI_TAINT_KERNEL_DATA } from "../asi/asi-struct.ts";
+import { asiInitUserspaceClass } from "../asi/asi-user.ts";
 import { cpuInitExceptionHandling, setGate } from "../entry/descriptor-tables.ts";
 import { exceptions } from "../entry/exceptions.ts";
 import { interrupts } from "../entry/interrupts.ts";
@@ -74,6 +75,8 @@ export function startKernel(config: KernelConfig): void {
   selectAsiOptions(config.preset, commandLine);
   // Before the page tables: whether kernel pages are global depends on it.
   asiCheckBoottimeDisable(commandLine);
+  const userspaceError = asiInitUserspaceClass(commandLine);
+  assert(userspaceError === 0, () => `asi_init_userspace_class(): ${userspaceError}`);
   setupArchMemory();
   const cpus = cpu.load(va(BOOT_CPUS as PhysAddr), 4);
   setupPerCpuAreas(cpus);

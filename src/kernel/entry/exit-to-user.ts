@@ -1,6 +1,6 @@
 // The last thing before user code runs again.
 import { cpu } from "../../hardware/index.ts";
-import { asiReturnToUserWithoutDomain } from "../asi/asi-transition.ts";
+import { asiEnterUserspace } from "../asi/asi-user.ts";
 import { doExit } from "../linux/exit.ts";
 import { current } from "../sched/current.ts";
 import { schedule } from "../sched/schedule.ts";
@@ -23,6 +23,6 @@ export function exitToUserModePrepare(): void {
     schedule();
     cpu.disableInterrupts();
   }
-  asiReturnToUserWithoutDomain();
   trace(TRACE_USER_RETURN);
+  asiEnterUserspace();
 }

@@ -2,6 +2,7 @@
 
 import { ENOSYS } from "../../abi/index.ts";
 import { cpu } from "../../hardware/index.ts";
+import { asiRelax } from "../asi/asi-transition.ts";
 import { syscallTable } from "../linux/syscall-table.ts";
 import { current } from "../sched/current.ts";
 import { staticBytes } from "../static-data.ts";
@@ -16,10 +17,11 @@ const SYSCALL_TOUCHED_BYTES = 2048;
 const syscallFootprint = staticBytes("syscall_footprint", SYSCALL_TOUCHED_BYTES, 4096);
 
 /**
- * Kernel: `do_syscall_64()`. Interrupts are off on entry. The class for user processes would relax here and enter at the end of
- * syscallExit() (spec 2.15).
+ * Kernel: `do_syscall_64()`. Interrupts are off on entry. The process's critical section ends here, since the call may lead to another
+ * domain (KVM_RUN); the end of syscallExit() begins the next (spec 2.15).
  */
 export function doSyscall64(): void {
+  asiRelax();
   const regs = PtRegs.at(taskPtRegs(current()));
   const number = regs.origRax;
   cpu.charge(SYSCALL_CYCLES);

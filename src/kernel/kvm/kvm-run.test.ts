@@ -27,6 +27,9 @@ import { TRACE_NMI, TRACE_VM_ENTRY, TRACE_WARN } from "../trace.ts";
 
 /** Where a test keeps a CPU mask in the monitor's state page: at its end, which the monitor leaves free. */
 const AFFINITY_MASK_OFFSET = 0xff8;
+/** Transitions of KVM alone: processes run unrestricted. */
+const KVM_ONLY = { commandLine: "asi=on asi_userspace=off" } as const;
+
 test("a guest that halts with interrupts off ends the monitor with status 0", () => {
   const result = runScript([hltExit()]);
   deepEqual(result.endings, [{ kind: "halt", status: 0, reason: "" }]);
@@ -45,7 +48,7 @@ test("a triple fault is reported as such", () => {
 });
 
 test("the first enter after an unrestricted stretch flushes data; hypercalls are handled restricted; the end of KVM_RUN exits (spec 2.12)", () => {
-  const result = runScript([vmcallExit(1), vmcallExit(1), hltExit()]);
+  const result = runScript([vmcallExit(1), vmcallExit(1), hltExit()], KVM_ONLY);
   deepEqual(transitions(result), [
     "data flush",
     "enter",
@@ -60,7 +63,7 @@ test("the first enter after an unrestricted stretch flushes data; hypercalls are
 });
 
 test("an EPT violation is handled restricted: a fresh frame is zero already, so nobody touches it", () => {
-  const result = runScript([eptViolationExit(0x180000, EPT_VIOLATION_ACC_READ), hltExit()]);
+  const result = runScript([eptViolationExit(0x180000, EPT_VIOLATION_ACC_READ), hltExit()], KVM_ONLY);
   deepEqual(transitions(result), [
     "data flush",
     "enter",
@@ -80,7 +83,7 @@ test("an access outside guest memory is told to the monitor, which names it", ()
 });
 
 test("host interrupts and NMIs that cause exits are handled restricted", () => {
-  const result = runScript([externalInterruptExit(LOCAL_TIMER_VECTOR), nmiExit(), hltExit()]);
+  const result = runScript([externalInterruptExit(LOCAL_TIMER_VECTOR), nmiExit(), hltExit()], KVM_ONLY);
   deepEqual(transitions(result), [
     "data flush",
     "enter",
@@ -117,7 +120,7 @@ test("KVM's own L1D flush comes after asi_enter() (seed, vmx_vcpu_enter_exit)", 
   const classes: number[] = [];
   let isWatched = false;
   runScript([vmcallExit(1), hltExit()], {
-    commandLine: "asi=on kvm-intel.vmentry_l1d_flush=always",
+    commandLine: "asi=on asi_userspace=off kvm-intel.vmentry_l1d_flush=always",
     beforeStep: (machine) => {
       if (isWatched) return;
       isWatched = true;

@@ -7,13 +7,15 @@ import {
   entryFrame,
   KERNEL_PGD_BOUNDARY,
   type Level,
+  levelSize,
   NULL,
   PAGE_SIZE,
   type PhysAddr,
   PTE_PRESENT,
+  type VirtAddr,
 } from "../../hardware/index.ts";
-import { asiInitMmState } from "../asi/asi-domain.ts";
 import { ASI_MAX_NUM_CLASSES } from "../asi/asi-struct.ts";
+import { asiClearUserPgd, asiDestroyUserspace, asiInitMm } from "../asi/asi-user.ts";
 import { staticBytes } from "../static-data.ts";
 import { GFP_KERNEL } from "./gfp.ts";
 import { va } from "./layout.ts";
@@ -48,7 +50,11 @@ export function mmAlloc(): MmPtr {
   view.count = 1;
   view.context.ctxId = cpu.rmw("add", lastMmCtxId, 4, 1) + INIT_MM_CTX_ID + 1;
   view.number = cpu.rmw("add", lastMmNumber, 4, 1) + 1;
-  asiInitMmState(mm);
+  if (asiInitMm(mm) !== 0) {
+    freePages(root, 0);
+    kfree(mm);
+    return NULL;
+  }
   return mm;
 }
 
@@ -80,6 +86,7 @@ export function mmdrop(mm: MmPtr): void {
   const count = adjust(mm, Mm.offset.count, -1);
   assert(count >= 0, () => `mmdrop() of a freed mm: ${Mm.at(mm).number}`);
   if (count > 0) return;
+  asiDestroyUserspace(mm);
   const view = Mm.at(mm);
   for (let id = 0; id < ASI_MAX_NUM_CLASSES; id++) {
     assert(view.asi.get(id).refCount === 0, () => `mm ${view.number} is freed with a domain of class ${id} in use`);
@@ -90,18 +97,19 @@ export function mmdrop(mm: MmPtr): void {
 
 /** Frees the tables of the user half. Nothing is mapped in them any more and the TLBs know it (kernel: `free_pgtables()`). */
 export function freePageTables(mm: MmPtr): void {
-  freeTables(Mm.at(mm).pgd, 4, KERNEL_PGD_BOUNDARY);
+  freeTables(mm, Mm.at(mm).pgd, 4, KERNEL_PGD_BOUNDARY);
 }
 
-function freeTables(table: PhysAddr, level: Level, entries: number): void {
+function freeTables(mm: MmPtr, table: PhysAddr, level: Level, entries: number): void {
   for (let i = 0; i < entries; i++) {
     const entry = addVirt(va(table), i * ENTRY_BYTES);
     const low = cpu.load64(entry);
     const high = cpu.high;
     if ((low & PTE_PRESENT) === 0) continue;
     const below = entryFrame(low, high);
-    if (level > 2) freeTables(below, (level - 1) as Level, ENTRIES_PER_TABLE);
+    if (level > 2) freeTables(mm, below, (level - 1) as Level, ENTRIES_PER_TABLE);
     cpu.store64(entry, 0, 0);
+    if (level === 4) asiClearUserPgd(mm, (i * levelSize(4)) as VirtAddr); // an address of the user half
     freePages(va(below), 0);
   }
 }

@@ -15,6 +15,7 @@ import {
   pageDown,
   type VirtAddr,
 } from "../../hardware/index.ts";
+import { asiCloneUserPgtbl } from "../asi/asi-user.ts";
 import { fileMapPage } from "../linux/file.ts";
 import { spinLock, spinUnlock } from "../spinlock.ts";
 import { GFP_HIGHUSER_MOVABLE } from "./gfp.ts";
@@ -55,7 +56,14 @@ function faultIn(mm: MmPtr, address: VirtAddr, access: Access): 0 | Errno {
   if (start > address || !vmaAllows(flags, access)) return EFAULT;
   const { pgd, number } = Mm.at(mm);
   const page = pageDown(address);
-  const entry = entryAlloc(pgd, page, 1, PAGE_TABLE, allocKernelTable, freeTable);
+  let hasNewTable = false;
+  const allocate = (): PhysAddr | 0 => {
+    hasNewTable = true;
+    return allocKernelTable();
+  };
+  const entry = entryAlloc(pgd, page, 1, PAGE_TABLE, allocate, freeTable);
+  // Perhaps the root's entry is among them; also where the page itself fails.
+  if (hasNewTable) asiCloneUserPgtbl(mm, page);
   if (entry === 0) return ENOMEM;
   if (isPresent(lookupAddress(pgd, page))) return 0; // another thread was first, or a TLB was behind
   const { file } = view;

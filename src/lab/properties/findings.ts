@@ -24,6 +24,7 @@ export type Occurrence =
   | "S3: user code was entered on user tables of its own"
   | "S4: a step inside the window of enter"
   | "S4: a step inside the window of exit"
+  | "S4: a step between two domains"
   | "S4: a handler nested in such a window"
   | "S5: a sensitive frame appeared and was looked for in restricted tables"
   | "S5: a domain's tables were audited"
