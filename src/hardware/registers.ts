@@ -46,6 +46,7 @@ export const MSR_IA32_SPEC_CTRL = 0x48;
 export const MSR_IA32_PRED_CMD = 0x49;
 export const MSR_IA32_ARCH_CAPABILITIES = 0x10a;
 export const MSR_IA32_FLUSH_CMD = 0x10b;
+export const MSR_IA32_TSX_CTRL = 0x122;
 export const MSR_IA32_SYSENTER_CS = 0x174;
 export const MSR_IA32_SYSENTER_ESP = 0x175;
 export const MSR_IA32_SYSENTER_EIP = 0x176;
@@ -89,6 +90,8 @@ export const L1D_FLUSH = 1 << 0;
 export const SPEC_CTRL_IBRS = 1 << 0;
 export const SPEC_CTRL_STIBP = 1 << 1;
 export const SPEC_CTRL_SSBD = 1 << 2;
+export const TSX_CTRL_RTM_DISABLE = 1 << 0;
+export const TSX_CTRL_CPUID_CLEAR = 1 << 1;
 
 /** Low half of the x2APIC ICR: delivery modes. The high half is the destination APIC id (= CPU number). SDM vol. 3, 12.6.1. */
 export const ICR_FIXED = 0;

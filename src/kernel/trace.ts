@@ -68,6 +68,7 @@ export const TRACE_WARN = 16;
 export const TRACE_USER_RETURN = 17;
 /** What took a range of addresses away is done: no translation made before may be used from here on (S8). */
 export const TRACE_UNMAPPED = 30;
+export const TRACE_L1D_FLUSH = 40;
 
 export interface TraceEvent {
   readonly name: string;
@@ -94,6 +95,7 @@ export const TRACE_EVENTS: ReadonlyMap<number, TraceEvent> = new Map([
   [TRACE_PROCESS_EXIT, { name: "process exit", values: ["pid", "exit code"] }],
   [TRACE_WARN, { name: "warning", values: ["number (WARNINGS)"] }],
   [TRACE_UNMAPPED, { name: "addresses taken away", values: ["mm (0: kernel addresses)", "start", "end"] }],
+  [TRACE_L1D_FLUSH, { name: "KVM's L1D flush", values: ["mode (VMENTER_L1D_FLUSH_*)"] }],
   [TRACE_USER_RETURN, { name: "return to user mode", values: [] }],
 ]);
 

@@ -28,6 +28,7 @@ import {
   MSR_IA32_SYSENTER_ESP,
   MSR_IA32_TSC,
   MSR_IA32_TSC_DEADLINE,
+  MSR_IA32_TSX_CTRL,
   MSR_KERNEL_GS_BASE,
   MSR_LSTAR,
   MSR_STAR,
@@ -152,6 +153,7 @@ export class Msrs {
       [MSR_IA32_BIOS_SIGN_ID, [0, 0]],
     ]);
     if (hasFeature(model, "IBRS")) this.kept.set(MSR_IA32_SPEC_CTRL, [0, 0]);
+    if (model.archCapabilities.includes("TSX_CTRL_MSR")) this.kept.set(MSR_IA32_TSX_CTRL, [0, 0]);
   }
 
   save(): ReadonlyMap<number, readonly [number, number]> {

@@ -41,7 +41,13 @@ import { __KERNEL_CS, __USER32_CS, IST_INDEX_DF, IST_INDEX_MCE, IST_INDEX_NMI, S
 import { kvmInit } from "../kvm/init.ts";
 import { startProcess } from "../linux/process.ts";
 import { identifyBootCpu } from "../mitigations/cpu-features.ts";
-import { asiCheckBoottimeDisable, selectAsiFlushes } from "../mitigations/select.ts";
+import {
+  asiCheckBoottimeDisable,
+  cpuSelectMitigations,
+  mitigationsInitCpu,
+  ptiCheckBoottimeDisable,
+  selectAsiFlushes,
+} from "../mitigations/select.ts";
 import { loadSwapperPgDir, mmCoreInit, setupArchMemory } from "../mm/boot-memory.ts";
 import { va } from "../mm/layout.ts";
 import { nrCpuIds, onlineCpus, perCpuBase, setCpuOnline, setupPerCpuAreas } from "../mm/percpu.ts";
@@ -75,6 +81,7 @@ export function startKernel(config: KernelConfig): void {
   selectAsiOptions(config.preset, commandLine);
   // Before the page tables: whether kernel pages are global depends on it.
   asiCheckBoottimeDisable(commandLine);
+  ptiCheckBoottimeDisable(commandLine);
   const userspaceError = asiInitUserspaceClass(commandLine);
   assert(userspaceError === 0, () => `asi_init_userspace_class(): ${userspaceError}`);
   setupArchMemory();
@@ -90,6 +97,7 @@ export function startKernel(config: KernelConfig): void {
   trapInit();
   cpuInitExceptionHandling();
   selectAsiFlushes();
+  cpuSelectMitigations(commandLine);
   calibrateTsc();
   syscallInit();
   apicInit();
@@ -115,6 +123,7 @@ export function startSecondary(): void {
   adoptTask(runQueueAt(cpu.perCpuBase).idle);
   initializeTlbstateAndFlush();
   cpuInitExceptionHandling();
+  mitigationsInitCpu();
   syscallInit();
   apicInit();
   setCpuOnline(cpu.id);

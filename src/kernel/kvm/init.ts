@@ -5,7 +5,7 @@ import { ASI_CLASS_KVM } from "../asi/asi-struct.ts";
 import { kvmX86InitAsiClass } from "./asi-class.ts";
 import { hypercallTableInit } from "./hypercall-gadget.ts";
 import { KvmGlobals, kvmGlobals } from "./kvm-struct.ts";
-import { vmxSetupL1dFlush } from "./l1d-flush.ts";
+import { vmxInitL1dFlush } from "./l1d-flush.ts";
 import { setupVmcsConfig } from "./vmx/capabilities.ts";
 import { allocKvmArea, freeKvmArea } from "./vmx/hardware.ts";
 
@@ -35,7 +35,7 @@ export function kvmX86VendorExit(): void {
 export function kvmInit(): 0 | Errno {
   const error = kvmX86VendorInit();
   if (error !== 0) return error;
-  vmxSetupL1dFlush();
+  vmxInitL1dFlush();
   hypercallTableInit();
   KvmGlobals.at(kvmGlobals).isInitialised = true;
   return 0;

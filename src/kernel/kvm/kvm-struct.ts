@@ -232,10 +232,8 @@ export const kvmGlobals = staticStruct("kvm_globals", KvmGlobals);
 /** What the KVM class protects, refuses and leaves behind; set up by kvm_x86_init_asi_class(). */
 export const kvmAsiPolicy = staticStruct("kvm_asi_taint_policy", AsiTaintPolicy);
 
-/** The L1D flush before VM entry is not `never` (kernel: vmx_l1d_should_flush). */
-export const vmxL1dShouldFlush = staticKey("vmx_l1d_should_flush");
-/** ... and only when a secret may have come into L1D (kernel: vmx_l1d_flush_cond). */
-export const vmxL1dFlushCond = staticKey("vmx_l1d_flush_cond");
+/** The CPU has L1TF, so that L1D may have to be flushed before a VM entry (kernel: vmx_l1d_should_flush, which follows the mode too). */
+export const vmxL1dMayFlush = staticKey("vmx_l1d_may_flush");
 /** Fill the return stack after each VM exit (kernel: X86_FEATURE_RSB_VMEXIT). */
 export const rsbVmexit = staticKey("X86_FEATURE_RSB_VMEXIT");
 /** Prediction barrier when another VMCS is loaded (kernel: switch_vcpu_ibpb). */

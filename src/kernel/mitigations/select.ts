@@ -1,25 +1,49 @@
-// What the command line and the CPU select: whether address space isolation is on and what its flushes do; KVM's own L1D flush.
-import { assertNever } from "../../hardware/index.ts";
+// What the command line and the CPU select, put into force: ASI on or off, page-table isolation, everything that cpu_select_mitigations()
+// chooses, and KVM's own L1D flush.
+import {
+  cpu,
+  MSR_IA32_TSX_CTRL,
+  SPEC_CTRL_IBRS,
+  SPEC_CTRL_SSBD,
+  SPEC_CTRL_STIBP,
+  TSX_CTRL_CPUID_CLEAR,
+  TSX_CTRL_RTM_DISABLE,
+} from "../../hardware/index.ts";
 import { asiFeature, doCpuBufferClear, doL1tfFlush, hasIbpb } from "../asi/asi-state.ts";
-import { commandLineChoice, commandLineOption } from "../boot/command-line.ts";
-import { staticKey } from "../static-key.ts";
+import { commandLineChoice } from "../boot/command-line.ts";
+import { rsbVmexit, switchVcpuIbpb } from "../kvm/kvm-struct.ts";
 import { printk } from "../trace.ts";
-import { bootCpuHas, bootCpuHasBug, skipsL1dFlushAtVmEntry } from "./cpu-features.ts";
+import { bootCpuHas, bootCpuHasBug, bootCpuHasCapability, isSmtPossible } from "./cpu-features.ts";
+import {
+  clearBhbLoop,
+  clearBhbVmexit,
+  clearCpuBuf,
+  clearCpuBufVm,
+  cpuBufIdleClear,
+  fenceSwapgsKernel,
+  fenceSwapgsUser,
+  ibpbExitToUser,
+  kernelIbrs,
+  ptiFeature,
+  rsbCtxsw,
+  rsbVmexitLite,
+  switchMmAlwaysIbpb,
+  switchMmCondIbpb,
+  switchToCondStibp,
+  useIbrsFw,
+  x86SpecCtrlBase,
+} from "./feature-keys.ts";
 import { l1tfFlushSetup } from "./l1tf.ts";
+import { CORDON_CONFIG } from "./mitigation-config.ts";
+import { parseMitigations } from "./mitigation-options.ts";
+import { selectMitigations, selectsPti } from "./select-mitigations.ts";
+import type { CpuFacts, SelectionInput } from "./selecting.ts";
+import { isSelected, keepSelection, type SelectedFeature, type Selection } from "./selection.ts";
+import { specCtrlInitCpu } from "./spec-ctrl.ts";
 
-// Kernel: enum vmx_l1d_flush_state.
-export const VMENTER_L1D_FLUSH_AUTO = 0;
-export const VMENTER_L1D_FLUSH_NEVER = 1;
-export const VMENTER_L1D_FLUSH_COND = 2;
-export const VMENTER_L1D_FLUSH_ALWAYS = 3;
-export const VMENTER_L1D_FLUSH_EPT_DISABLED = 4;
-export const VMENTER_L1D_FLUSH_NOT_REQUIRED = 5;
-
-const vmxL1dFlushState = staticKey("l1tf_vmx_mitigation");
-
-/** What KVM does about L1TF at VM entry: VMENTER_L1D_FLUSH_* (kernel: l1tf_vmx_mitigation). Set by selectVmxL1dFlush(). */
-export function l1tfVmxMitigation(): number {
-  return vmxL1dFlushState.value();
+/** The boot CPU, for the selection. */
+export function bootCpuFacts(): CpuFacts {
+  return { has: bootCpuHas, hasBug: bootCpuHasBug, hasCapability: bootCpuHasCapability, isSmtPossible: isSmtPossible() };
 }
 
 /** `asi=on|off` (kernel: `asi_check_boottime_disable()`). Before the kernel's page tables are made: Global bits depend on it. */
@@ -27,6 +51,17 @@ export function asiCheckBoottimeDisable(commandLine: string): void {
   if (commandLineChoice(commandLine, "asi", ["on", "off"]) !== "on") return;
   asiFeature.set(1);
   printk("ASI enabled through kernel command line.");
+}
+
+function selectionInput(commandLine: string): SelectionInput {
+  return { cpu: bootCpuFacts(), config: CORDON_CONFIG, commandLine, isAsi: asiFeature.isEnabled(), say: printk };
+}
+
+/** `pti=`, `nopti` (kernel: `pti_check_boottime_disable(asi_enabled)`). After the check of ASI, before the page tables (spec 2.17). */
+export function ptiCheckBoottimeDisable(commandLine: string): void {
+  if (!selectsPti(selectionInput(commandLine))) return;
+  ptiFeature.set(1);
+  printk("Kernel/User page tables isolation: enabled");
 }
 
 /** What a transition's flushes do on this CPU (patch 27). After the page allocator is up. */
@@ -39,46 +74,64 @@ export function selectAsiFlushes(): void {
   if (bootCpuHasBug("MDS") && bootCpuHas("MD_CLEAR") && !coversBuffers) doCpuBufferClear.set(1);
 }
 
-/** True for `mitigations=off`; other values than Linux accepts print its message. */
-function mitigationsOff(commandLine: string): boolean {
-  const value = commandLineOption(commandLine, "mitigations");
-  if (value === undefined || value === "auto" || value === "auto,nosmt") return false;
-  if (value === "off") return true;
-  printk(`Unsupported mitigations=${value}, system may still be vulnerable`);
-  return false;
+const KEYS_OF_FEATURES = {
+  KERNEL_IBRS: kernelIbrs,
+  RSB_CTXSW: rsbCtxsw,
+  RSB_VMEXIT: rsbVmexit,
+  RSB_VMEXIT_LITE: rsbVmexitLite,
+  USE_IBRS_FW: useIbrsFw,
+  CLEAR_BHB_LOOP: clearBhbLoop,
+  CLEAR_BHB_VMEXIT: clearBhbVmexit,
+  CLEAR_CPU_BUF: clearCpuBuf,
+  CPU_BUF_IDLE_CLEAR: cpuBufIdleClear,
+  FENCE_SWAPGS_USER: fenceSwapgsUser,
+  FENCE_SWAPGS_KERNEL: fenceSwapgsKernel,
+  SWITCH_MM_COND_IBPB: switchMmCondIbpb,
+  SWITCH_MM_ALWAYS_IBPB: switchMmAlwaysIbpb,
+  SWITCH_VCPU_IBPB: switchVcpuIbpb,
+  IBPB_EXIT_TO_USER: ibpbExitToUser,
+} as const satisfies Partial<Record<SelectedFeature, unknown>>;
+
+/** Chooses all mitigations and puts them into force (kernel: `cpu_select_mitigations()`). Boot CPU, before the others start. */
+export function cpuSelectMitigations(commandLine: string): void {
+  const input = selectionInput(commandLine);
+  tellVectors(input);
+  const selection = selectMitigations(input);
+  keepSelection(selection);
+  for (const [name, key] of Object.entries(KEYS_OF_FEATURES)) {
+    if (selection.features.has(name as SelectedFeature)) key.set(1); // a key of the table above
+  }
+  if (clearCpuBuf.isEnabled()) clearCpuBufVm.set(1);
+  x86SpecCtrlBase.set(specCtrlBase(selection));
+  const stibp = selection.choices.spectre_v2_user_stibp;
+  if (stibp === "PRCTL" || stibp === "SECCOMP") switchToCondStibp.set(1);
+  mitigationsInitCpu();
 }
 
-const L1TF_VALUES = ["off", "flush,nowarn", "flush", "flush,nosmt", "full", "full,force"] as const;
-const FLUSH_VALUES = ["auto", "never", "cond", "always"] as const;
-
-/**
- * `kvm-intel.vmentry_l1d_flush=` and `l1tf=` (kernel: `vmx_setup_l1d_flush()`). Called when KVM is initialised. A buffer that cannot be
- * allocated leaves the state NOT_REQUIRED out: KVM then does not flush, and says so.
- */
-export function selectVmxL1dFlush(commandLine: string): void {
-  vmxL1dFlushState.set(vmxL1dFlushFor(commandLine));
-  const state = vmxL1dFlushState.value();
-  if ((state === VMENTER_L1D_FLUSH_COND || state === VMENTER_L1D_FLUSH_ALWAYS) && l1tfFlushSetup() !== 0) {
-    printk("kvm-intel: no memory for the L1D flush buffer: L1D is not flushed at VM entry");
-    vmxL1dFlushState.set(VMENTER_L1D_FLUSH_NEVER);
-  }
+function tellVectors({ commandLine, config, say }: SelectionInput): void {
+  const { vectors, smt } = parseMitigations(commandLine, config, () => undefined);
+  const names: readonly (readonly [string, boolean])[] = [
+    ["user_kernel", vectors.userKernel],
+    ["user_user", vectors.userUser],
+    ["guest_host", vectors.guestHost],
+    ["guest_guest", vectors.guestGuest],
+  ];
+  const on = names.filter(([, isOn]) => isOn).map(([name]) => `${name}, `);
+  say(`mitigations: Enabled attack vectors: ${on.join("")}SMT mitigations: ${smt}`);
 }
 
-function vmxL1dFlushFor(commandLine: string): number {
-  if (!bootCpuHasBug("L1TF") || skipsL1dFlushAtVmEntry()) return VMENTER_L1D_FLUSH_NOT_REQUIRED;
-  const l1tf = commandLineChoice(commandLine, "l1tf", L1TF_VALUES) ?? (mitigationsOff(commandLine) ? "off" : "flush");
-  const parameter = commandLineChoice(commandLine, "kvm-intel.vmentry_l1d_flush", FLUSH_VALUES) ?? "auto";
-  if (l1tf === "full,force") return VMENTER_L1D_FLUSH_ALWAYS;
-  switch (parameter) {
-    case "never":
-      return VMENTER_L1D_FLUSH_NEVER;
-    case "cond":
-      return VMENTER_L1D_FLUSH_COND;
-    case "always":
-      return VMENTER_L1D_FLUSH_ALWAYS;
-    case "auto":
-      return l1tf === "off" ? VMENTER_L1D_FLUSH_NEVER : l1tf === "full" ? VMENTER_L1D_FLUSH_ALWAYS : VMENTER_L1D_FLUSH_COND;
-    default:
-      return assertNever(parameter);
-  }
+/** Kernel: what the apply steps OR into x86_spec_ctrl_base. */
+function specCtrlBase({ choices, features }: Selection): number {
+  let base = 0;
+  if (features.has("SPEC_CTRL_IBRS_ALWAYS") || features.has("KERNEL_IBRS")) base |= SPEC_CTRL_IBRS;
+  const stibp = choices.spectre_v2_user_stibp;
+  if (stibp === "STRICT" || stibp === "STRICT_PREFERRED") base |= SPEC_CTRL_STIBP;
+  if (choices.ssb === "DISABLE") base |= SPEC_CTRL_SSBD;
+  return base;
+}
+
+/** What each CPU needs when it starts (kernel: the end of `identify_secondary_cpu()`, `x86_spec_ctrl_setup_ap()`, `tsx_ap_init()`). */
+export function mitigationsInitCpu(): void {
+  specCtrlInitCpu();
+  if (isSelected("TSX_DISABLED")) cpu.writeMsr(MSR_IA32_TSX_CTRL, TSX_CTRL_RTM_DISABLE | TSX_CTRL_CPUID_CLEAR, 0);
 }

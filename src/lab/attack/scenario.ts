@@ -125,7 +125,7 @@ function simulate(
     gear: "detailed",
     memoryBytes: HOST_MEMORY_BYTES + GUEST_MEMORY_BYTES,
     // No other mitigation: the L1D flush of KVM itself is off.
-    commandLine: `asi=${options.asi ? "on" : "off"} kvm-intel.vmentry_l1d_flush=never`,
+    commandLine: `asi=${options.asi ? "on" : "off"} mitigations=off kvm-intel.vmentry_l1d_flush=never`,
     preset: options.preset,
     processes: processes(options, secret, commandLine),
     ...(control.lateInitcall === undefined ? {} : { lateInitcall: control.lateInitcall }),

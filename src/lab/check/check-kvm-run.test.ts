@@ -4,7 +4,7 @@ import { fail, findCpuModel } from "../../hardware/index.ts";
 import { checkKvmRun, GUEST_CHOICES, KvmRunFixture } from "./index.ts";
 
 /** Nothing but ASI: the flush of KVM itself would hide what ASI forgets. */
-const COMMAND_LINE = "asi=on kvm-intel.vmentry_l1d_flush=never";
+const COMMAND_LINE = "asi=on mitigations=off kvm-intel.vmentry_l1d_flush=never";
 const skx = findCpuModel("skx") ?? fail("no CPU model skx");
 
 /** Every seventh step: all steps are explored by `cordon check`. */

@@ -21,7 +21,7 @@ import { PROPERTIES, type PropertyName, PropertyViolation, type Violation } from
 import { checkedObserver, checkKvmRun, KvmRunFixture, ResidueCheck } from "./index.ts";
 
 /** Nothing but ASI: the flush of KVM itself would hide what ASI forgets. */
-const COMMAND_LINE = "asi=on kvm-intel.vmentry_l1d_flush=never";
+const COMMAND_LINE = "asi=on mitigations=off kvm-intel.vmentry_l1d_flush=never";
 const skx = findCpuModel("skx") ?? fail("no CPU model skx");
 const DIRECT_MAP = -0x778000000000;
 

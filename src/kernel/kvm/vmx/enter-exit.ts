@@ -13,7 +13,7 @@ import {
 import { asiEnter, asiRelax } from "../../asi/asi-transition.ts";
 import { getCurrentCr3Fast } from "../../mm/cr3.ts";
 import { TRACE_VM_ENTRY, trace } from "../../trace.ts";
-import { Kvm, rsbVmexit, VCPU_REGS, type VcpuVmx, vmxL1dShouldFlush } from "../kvm-struct.ts";
+import { Kvm, rsbVmexit, VCPU_REGS, type VcpuVmx, vmxL1dMayFlush } from "../kvm-struct.ts";
 import { vmxL1dFlush } from "../l1d-flush.ts";
 import { registerAddress, vmwriteWord } from "../regs.ts";
 import { VMX_RUN_VMRESUME, VMX_VCPU_RUN, VMX_VCPU_RUN_RSB } from "./enter-stub.ts";
@@ -45,7 +45,7 @@ export function vmxVcpuEnterExit(vcpu: Ptr<"kvm_vcpu">, vmx: VcpuVmx, isLaunched
   }
 
   // After asi_enter(): its own data flush has come first, and what this one would throw out is already less.
-  if (vmxL1dShouldFlush.isEnabled()) vmxL1dFlush(common);
+  if (vmxL1dMayFlush.isEnabled()) vmxL1dFlush(common);
 
   const { cr2 } = common;
   if (cr2 !== cpu.readCr2()) cpu.writeCr2(cr2);
