@@ -1,7 +1,7 @@
 // Observers see steps and never act: they are free of time, use physical memory, and are silent while a path is replayed. The kernel
 // emits numbered trace events (their meaning is declared in src/kernel/trace.ts); and it tells the ground truth, which machines keep
 // beside memory: whose data a frame holds and who is about to execute.
-import type { Pfn } from "./addresses.ts";
+import type { Pfn, VirtAddr } from "./addresses.ts";
 
 /**
  * Whose data or training something is. 16 bits: bit 15 sensitive, bits 14:13 kind, bits 12:0 number (of the mm, or of the VM).
@@ -31,13 +31,22 @@ export function isSensitiveOwner(label: Owner): boolean {
   return (label & 0x8000) !== 0;
 }
 
+/** What was handed out: whole frames (a direct-map address), an object of a slab, a virtually contiguous area, per-CPU memory (an offset). */
+export type MemoryKind = "pages" | "slab" | "vmalloc" | "percpu";
+
 export interface Observer {
   /** A kernel trace event: number, then up to three values. Called only while the path is live. */
   trace(event: number, a: number, b: number, c: number): void;
-  /** Frame `pfn` holds data of `label` from now on (OWNER_NONE: zeroed and free). */
+  /** Frame `pfn` holds data of `label` from now on (OWNER_NONE: zero). A frame that is freed keeps its label until it is cleared. */
   frameOwner(pfn: Pfn, label: Owner): void;
   /** From now on user code on this CPU runs as `label` (at switch_mm), or guest code does (at vCPU load). */
   context(cpu: number, kind: OwnerKind, label: Owner): void;
+  /**
+   * The kernel handed out memory, or took it back. For ledgers ("where was this allocated": `allocationSite()` inside) and checks of use
+   * after free. Absent: nobody wants to know, and nothing is computed.
+   */
+  allocated?(kind: MemoryKind, address: VirtAddr, bytes: number): void;
+  freed?(kind: MemoryKind, address: VirtAddr, bytes: number): void;
   /** A line of the kernel log. */
   print(text: string): void;
 }
@@ -49,3 +58,11 @@ export const silentObserver: Observer = {
   context: () => undefined,
   print: () => undefined,
 };
+
+/** What an observer in front of `next` passes on of memory that is handed out and taken back: nothing where `next` does not listen. */
+export function memoryEvents(next: Observer): Pick<Observer, "allocated" | "freed"> {
+  return {
+    ...(next.allocated === undefined ? {} : { allocated: next.allocated.bind(next) }),
+    ...(next.freed === undefined ? {} : { freed: next.freed.bind(next) }),
+  };
+}

@@ -151,12 +151,24 @@ export function kernelName(name: string): string {
 
 const FAULT_PATH = new Set(["asiExit", "excPageFault", "handlePageFault", "trace", "warn", "effect"]);
 
+/** Files whose functions hand out memory: what they allocate is allocated by who called them. */
+const ALLOCATORS = /[/\\]mm[/\\](?:page-alloc|slab|vmalloc|vmap-area|percpu|kernel-map|buddy|async-free)\.[jt]s/;
+
+/** For observers, inside their `allocated()`: the kernel function that asked for the memory, by its kernel name. */
+export function allocationSite(): string {
+  return runningFunctions(1, (frame) => ALLOCATORS.test(frame))[0] ?? "";
+}
+
 /**
  * For observers, inside their `trace()`: the kernel functions that are running, innermost first, by kernel names; those of the fault
  * path itself left out. The host's own stack is read, so it costs the simulated machine nothing; a nested handler's callers are there
  * too, because delivery nests. At most `count` names.
  */
 export function kernelCallers(count: number): readonly string[] {
+  return runningFunctions(count, () => false);
+}
+
+function runningFunctions(count: number, isLeftOut: (frame: string) => boolean): readonly string[] {
   const limit = Error.stackTraceLimit;
   Error.stackTraceLimit = 40;
   const frames = (new Error().stack ?? "").split("\n");
@@ -165,7 +177,8 @@ export function kernelCallers(count: number): readonly string[] {
   for (const frame of frames) {
     const match = /^\s*at (?:new )?(?:[\w$]+\.)?([\w$]+) .*[/\\]kernel[/\\]/.exec(frame);
     const name = match?.[1];
-    if (name === undefined || FAULT_PATH.has(name) || name === "kernelCallers") continue;
+    if (name === undefined || FAULT_PATH.has(name) || name === "kernelCallers" || name === "allocationSite") continue;
+    if (name === "runningFunctions" || isLeftOut(frame)) continue;
     names.push(kernelName(name));
     if (names.length === count) break;
   }

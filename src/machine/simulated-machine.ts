@@ -13,6 +13,7 @@ import {
   cpuId,
   EARLY_PAGE_TABLE_SYMBOL,
   type KernelImage,
+  memoryEvents,
   type Observer,
   type Owner,
   type OwnerKind,
@@ -371,6 +372,7 @@ export class SimulatedMachine implements Board {
         gearedCore.setContext(cpu, kind, label);
         observer.context(cpu, kind, label);
       },
+      ...memoryEvents(observer),
     };
   }
 }

@@ -13,6 +13,7 @@ import {
   EARLY_PAGE_TABLE_SYMBOL,
   fail,
   type KernelImage,
+  memoryEvents,
   type Observer,
   OWNER_GUEST,
   OWNER_NONE,
@@ -172,6 +173,7 @@ export class ResidueMachine {
         (kind === OWNER_GUEST ? this.guestLabels : this.userLabels)[cpu] = label;
         next.context(cpu, kind, label);
       },
+      ...memoryEvents(next),
     };
   }
 

@@ -8,7 +8,7 @@ import { freePages, getFreePages } from "../mm/page-alloc.ts";
 import { spinLock, spinUnlock } from "../spinlock.ts";
 import { WARN_DESTROY_NO_CLASS, WARN_INIT_NO_CLASS, warn } from "../trace.ts";
 import { asiClassInitialized } from "./asi-class.ts";
-import { ASI_GLOBAL_NONSENSITIVE, asiEnabled, asiRfcV2 } from "./asi-state.ts";
+import { ASI_GLOBAL_NONSENSITIVE, asiEnabled, asiGlobalReady, asiRfcV2 } from "./asi-state.ts";
 import { ASI_CLASS_USERSPACE, ASI_MAX_NUM_CLASSES, Asi, type AsiClassId } from "./asi-struct.ts";
 
 /**
@@ -21,6 +21,7 @@ export function asiInit(mm: Ptr<"mm_struct">, id: AsiClassId): Ptr<"asi"> | Errn
     warn(WARN_INIT_NO_CLASS);
     return EINVAL;
   }
+  assert(asiGlobalReady.isEnabled(), () => "asi_init() before the global nonsensitive map is there");
   const lock = Mm.at(mm).asiInitLock;
   spinLock(lock);
   const domain = Mm.at(mm).asi.address(id) as Ptr<"asi">; // an element of that array

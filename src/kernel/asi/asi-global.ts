@@ -6,11 +6,10 @@ import { CPU_ENTRY_AREA_BASE, PAGE_OFFSET, VMALLOC_START, VMEMMAP_START, va } fr
 import { memblockAlloc, memblockEnd } from "../mm/memblock.ts";
 import { initMm } from "../mm/mm-struct.ts";
 import { entryAlloc, entryAt, KERNPG_TABLE } from "../mm/page-table.ts";
-import { nrCpuIds, perCpuBase } from "../mm/percpu.ts";
 import { PERCPU_UNIT_BYTES } from "../mm/percpu-struct.ts";
 import { KERNEL_DATA_BASE, KERNEL_DATA_BYTES, KERNEL_TEXT_BASE } from "../static-data.ts";
-import { asiClonePgd, asiMap } from "./asi-map.ts";
-import { ASI_GLOBAL_NONSENSITIVE, asiEnabled } from "./asi-state.ts";
+import { asiClonePgd, asiMap, asiMapPercpu } from "./asi-map.ts";
+import { ASI_GLOBAL_NONSENSITIVE, asiEnabled, asiGlobalReady } from "./asi-state.ts";
 import { Asi } from "./asi-struct.ts";
 
 function bootTable(): PhysAddr {
@@ -53,8 +52,9 @@ export function asiGlobalInit(): void {
   }
   const [first, end] = bootTablesRange();
   mapAtBoot(first, end - first);
-  const cpus = nrCpuIds();
-  for (let id = 0; id < cpus; id++) mapAtBoot(perCpuBase(id), PERCPU_UNIT_BYTES);
+  const error = asiMapPercpu(0, PERCPU_UNIT_BYTES);
+  assert(error === 0, () => `out of memory at boot: the per-CPU areas (${error})`);
+  asiGlobalReady.set(1);
 }
 
 function mapAtBoot(address: VirtAddr, bytes: number): void {

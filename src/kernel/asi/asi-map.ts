@@ -5,18 +5,22 @@ import {
   addVirt,
   assert,
   cpu,
+  entryHigh,
+  entryLow,
   hex,
   isPageAligned,
   levelSize,
   PAGE_SIZE,
   type PhysAddr,
   PTE_LARGE,
+  PTE_NX_HIGH,
   PTE_PRESENT,
   type Ptr,
+  tableIndex,
   type VirtAddr,
 } from "../../hardware/index.ts";
-import { __GFP_RECLAIM, __GFP_ZERO, GFP_KERNEL, type Gfp } from "../mm/gfp.ts";
-import { va } from "../mm/layout.ts";
+import { __GFP_RECLAIM, __GFP_ZERO, GFP_KERNEL, GFP_NOWAIT, type Gfp } from "../mm/gfp.ts";
+import { CPU_ENTRY_AREA_BASE, VMEMMAP_START, va } from "../mm/layout.ts";
 import { Mm } from "../mm/mm-struct.ts";
 import { allocUnmappedPages, freePages } from "../mm/page-alloc.ts";
 import { pageToPhys } from "../mm/page-struct.ts";
@@ -28,9 +32,11 @@ import {
   isPresent,
   KERNPG_TABLE,
   lookupAddress,
+  splitLargeLeaf,
   type Translation,
   translate,
 } from "../mm/page-table.ts";
+import { nrCpuIds, perCpuBase } from "../mm/percpu.ts";
 import { flushTlbKernelRange } from "../mm/tlb.ts";
 import { TRACE_UNMAPPED, trace, WARN_MAP_CONFLICT, WARN_MAP_IN_CRITICAL, warn } from "../trace.ts";
 import { ASI_GLOBAL_NONSENSITIVE, asiEnabled } from "./asi-state.ts";
@@ -113,15 +119,25 @@ function mapPage(pgd: PhysAddr, address: VirtAddr, source: Translation, gfp: Gfp
   const page = (frame - (frame % PAGE_SIZE)) as PhysAddr;
   if (entry === 0) {
     const there = lookupAddress(pgd, address);
-    if (!isPresent(there)) return ENOMEM;
-    if (translate(there, address) === frame) return 0;
-    warn(WARN_MAP_CONFLICT);
-    return EBUSY;
+    return isPresent(there) ? sameFrame(translate(there, address), frame) : ENOMEM;
   }
   // The attributes of the source, without its size bit, and NX.
   const flags = source.level === 1 ? source.low & 0xfff : source.low & 0xfff & ~PTE_LARGE;
-  cpu.store64(entry, ((page % 2 ** 32) + flags) >>> 0, (Math.floor(page / 2 ** 32) | (source.high & 0x80000000)) >>> 0);
-  return 0;
+  const low = entryLow(page, flags);
+  const high = entryHigh(page, (source.high & PTE_NX_HIGH) >>> 0);
+  if (cpu.compareExchange64(entry, 0, 0, low, high)) return 0;
+  const there = lookupAddress(pgd, address);
+  if (!isPresent(there)) return mapPage(pgd, address, source, gfp);
+  const error = sameFrame(translate(there, address), frame);
+  if (error === 0) cpu.store64(there.entry, low, high);
+  return error;
+}
+
+/** What is mapped already must be what is asked for: a present entry is never turned to another frame without a flush. */
+function sameFrame(there: PhysAddr, wanted: PhysAddr): 0 | Errno {
+  if (there === wanted) return 0;
+  warn(WARN_MAP_CONFLICT);
+  return EBUSY;
 }
 
 function noted(made: PhysAddr[], gfp: Gfp): PhysAddr | 0 {
@@ -137,12 +153,25 @@ function mapTables(made: readonly PhysAddr[], gfp: Gfp): void {
 
 /**
  * Takes `[address, address + bytes)` out of `asi` and flushes it from the TLBs of every CPU (kernel: `asi_unmap()`). Interrupts on; may
- * wait. A range that cuts a large leaf is a bug of the caller.
+ * wait. Exactly that range goes: a large leaf that it cuts is split.
  */
 export function asiUnmap(asi: Ptr<"asi">, address: VirtAddr, bytes: number): void {
   if (!asiEnabled() || bytes === 0) return;
+  const [start, end] = asiUnmapNoflush(asi, address, bytes);
+  flushTlbKernelRange(start, end);
+  trace(TRACE_UNMAPPED, 0, address, address + bytes);
+}
+
+/**
+ * As `asiUnmap` without the flush, for callers that flush more at once. @returns the range to be flushed. It is wider than what was asked
+ * for where a large leaf had to go whole, because there was no memory to split it: what is lost so costs exits and no safety.
+ */
+export function asiUnmapNoflush(asi: Ptr<"asi">, address: VirtAddr, bytes: number): readonly [VirtAddr, VirtAddr] {
   checkRange(address, bytes);
+  assert(!isShared(address), () => `asi_unmap() of tables that the unrestricted address space shares: ${hex(address)}`);
   const { pgd } = Asi.at(asi);
+  let start = address;
+  let end = addVirt(address, bytes);
   let at = 0;
   while (at < bytes) {
     const here = addVirt(address, at);
@@ -150,16 +179,41 @@ export function asiUnmap(asi: Ptr<"asi">, address: VirtAddr, bytes: number): voi
     const size = levelSize(found.level);
     const inside = here - Math.floor(here / size) * size;
     if (isPresent(found)) {
-      assert(inside === 0 && bytes - at >= size, () => `asi_unmap() of a part of a large page: ${hex(here)}`);
+      const isWhole = inside === 0 && bytes - at >= size;
+      if (!isWhole && splitRestricted(found)) continue;
       clearEntry(found.entry);
+      start = Math.min(start, here - inside) as VirtAddr;
+      end = Math.max(end, here - inside + size) as VirtAddr;
     }
     at += size - inside;
   }
-  flushTlbKernelRange(address, addVirt(address, bytes));
-  trace(TRACE_UNMAPPED, 0, address, address + bytes);
+  return [start, end];
 }
 
-/** Shares the tables below the root that map `address` (kernel: `asi_clone_pgd()`): what they get later, every domain has too. */
+/** Splits a large leaf of restricted tables. Never waits: it serves unmapping, which must get on. @returns false: no memory */
+export function splitRestricted(found: Translation): boolean {
+  const made: PhysAddr[] = [];
+  const done = splitLargeLeaf(found, () => noted(made, GFP_NOWAIT), freeTable);
+  mapTables(made, GFP_NOWAIT);
+  return done;
+}
+
+/** Address space areas whose lower tables are those of the unrestricted address space (`asiClonePgd`). */
+function isShared(address: VirtAddr): boolean {
+  return tableIndex(address, 4) === tableIndex(VMEMMAP_START, 4) || tableIndex(address, 4) === tableIndex(CPU_ENTRY_AREA_BASE, 4);
+}
+
+/** Maps `[offset, offset + bytes)` of every CPU's area (kernel: `asi_map_percpu()`). @returns 0, or as `asiMap` */
+export function asiMapPercpu(offset: number, bytes: number): 0 | Errno {
+  const cpus = nrCpuIds();
+  for (let id = 0; id < cpus; id++) {
+    const error = asiMap(ASI_GLOBAL_NONSENSITIVE, addVirt(perCpuBase(id), offset), bytes);
+    if (error !== 0) return error;
+  }
+  return 0;
+}
+
+/** Shares the tables below the root that map `address` (kernel: `asi_clone_pgd()`, and `asi_clone_p4d()`, which is the same with four levels): what they get later, every domain has too. */
 export function asiClonePgd(address: VirtAddr): void {
   const global = Asi.at(ASI_GLOBAL_NONSENSITIVE);
   const from = entryAt(va(Mm.at(global.mm).pgd), address, 4);

@@ -12,6 +12,8 @@ export const currAsi = perCpu("curr_asi", pointer("asi"));
 /** ASI_TAINT_* of this CPU (kernel: asi_taints). or/and only: a nested exit's bit must not be lost. */
 export const asiTaints = perCpuInteger("asi_taints", 1);
 
+/** What every domain maps is there: domains may be made from now on. */
+export const asiGlobalReady = staticKey("asi_global_ready");
 /** X86_FEATURE_ASI. */
 export const asiFeature = staticKey("X86_FEATURE_ASI");
 /** 1: as posted, its faults included (preset rfc-v2). 0: preset cordon. */

@@ -1,36 +1,69 @@
-// Pages that wait to be taken out of the restricted address spaces: a list per CPU, because a page may be freed where the TLBs of the
-// other CPUs cannot be flushed (interrupts off, a lock held). Kernel: struct asi_async_free_cpu_state.
-import { NULL, perCpu, perCpuInteger, pointer } from "../../hardware/index.ts";
-import { localIrqRestore, localIrqSave } from "../spinlock.ts";
-import { Page, type PagePtr } from "./page-struct.ts";
+// Blocks that wait to be taken out of the restricted address spaces: a list per CPU, because a page may be freed where the TLBs of the
+// other CPUs cannot be flushed (interrupts off, a lock held). Kernel: struct asi_async_free_cpu_state. Any CPU may take a whole list, so
+// that memory which waits on one CPU is no out-of-memory on another; a list is only ever detached whole, so a head is never mistaken.
+import { cpu, high32, low32, NULL, perCpu, pointer, type VirtAddr } from "../../hardware/index.ts";
+import { countQueued, queuedPages } from "./buddy.ts";
+import { orderPages, Page, type PagePtr } from "./page-struct.ts";
+import { nrCpuIds, perCpuBase } from "./percpu.ts";
 
 const asyncFreeHead = perCpu("asi_async_free.to_free", pointer("page"));
-const asyncFreeCount = perCpuInteger("asi_async_free.count", 4);
 
-/** Queues a page on this CPU (kernel: `asi_async_free_enqueue()`). */
-export function asyncFreeEnqueue(page: PagePtr): void {
-  const flags = localIrqSave();
-  Page.at(page).next = asyncFreeHead.get();
-  asyncFreeHead.set(page);
-  asyncFreeCount.add(1);
-  localIrqRestore(flags);
-}
-
-/** Takes one queued page of this CPU, or NULL. */
-export function asyncFreeTake(): PagePtr {
-  const flags = localIrqSave();
-  const page = asyncFreeHead.get();
-  if (page !== 0) {
-    const view = Page.at(page);
-    asyncFreeHead.set(view.next);
-    view.next = NULL;
-    asyncFreeCount.add(-1);
+/** Links `first` .. `last` in front of the list at `head`. */
+function push(head: VirtAddr, first: PagePtr, last: PagePtr): void {
+  const view = Page.at(last);
+  for (;;) {
+    const old = cpu.loadWord(head) as PagePtr;
+    view.next = old;
+    if (cpu.compareExchange64(head, low32(old), high32(old), low32(first), high32(first))) return;
   }
-  localIrqRestore(flags);
-  return page;
 }
 
-/** Pages that wait on this CPU. */
+/** Queues a block on this CPU (kernel: `asi_async_free_enqueue()`). Any context but NMI. */
+export function asyncFreeEnqueue(page: PagePtr): void {
+  countQueued(orderPages(Page.at(page).order));
+  push(asyncFreeHead.here(), page, page);
+}
+
+/** Detaches every block that waits on any CPU. They are linked by `next`. */
+export function asyncFreeTakeAll(): PagePtr[] {
+  const pages: PagePtr[] = [];
+  const cpus = nrCpuIds();
+  for (let id = 0; id < cpus; id++) {
+    let page = cpu.exchangeWord(asyncFreeHead.at(perCpuBase(id)), NULL) as PagePtr;
+    while (page !== 0) {
+      const view = Page.at(page);
+      pages.push(page);
+      const next = view.next;
+      view.next = NULL;
+      countQueued(-orderPages(view.order));
+      page = next;
+    }
+  }
+  return pages;
+}
+
+/**
+ * Takes one block of exactly `order` back from this CPU's list, or NULL. It is still mapped in the restricted address spaces, which is
+ * what a nonsensitive page is to be: no flush is owed. For allocations that may not wait.
+ */
+export function asyncFreeTakeBack(order: number): PagePtr {
+  const head = asyncFreeHead.here();
+  let page = cpu.exchangeWord(head, NULL) as PagePtr;
+  let found: PagePtr = NULL;
+  while (page !== 0) {
+    const view = Page.at(page);
+    const next = view.next;
+    if (found === NULL && view.order === order) found = page;
+    else push(head, page, page);
+    page = next;
+  }
+  if (found === NULL) return NULL;
+  Page.at(found).next = NULL;
+  countQueued(-orderPages(order));
+  return found;
+}
+
+/** Frames that wait on all CPUs. */
 export function asyncFreePending(): number {
-  return asyncFreeCount.get();
+  return queuedPages();
 }

@@ -2,7 +2,7 @@
 import { ENOMEM, type Errno } from "../../abi/index.ts";
 import { assert, hex, NULL, type PhysAddr, PTE_GLOBAL, type VirtAddr } from "../../hardware/index.ts";
 import { kernelPagesAreGlobal } from "./cr3.ts";
-import { GFP_KERNEL } from "./gfp.ts";
+import { __GFP_ZERO, GFP_KERNEL } from "./gfp.ts";
 import { initMm, Mm } from "./mm-struct.ts";
 import { allocPages, freePages } from "./page-alloc.ts";
 import { type PagePtr, pageToPhys, physToPage } from "./page-struct.ts";
@@ -20,7 +20,7 @@ import {
 
 /** A zeroed page for a table of the kernel half, or 0. */
 export function allocKernelTable(): PhysAddr | 0 {
-  const page = allocPages(GFP_KERNEL, 0);
+  const page = allocPages(GFP_KERNEL | __GFP_ZERO, 0);
   return page === NULL ? 0 : pageToPhys(page);
 }
 

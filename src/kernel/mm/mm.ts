@@ -17,7 +17,7 @@ import {
 import { ASI_MAX_NUM_CLASSES } from "../asi/asi-struct.ts";
 import { asiClearUserPgd, asiDestroyUserspace, asiInitMm } from "../asi/asi-user.ts";
 import { staticBytes } from "../static-data.ts";
-import { GFP_KERNEL } from "./gfp.ts";
+import { __GFP_ZERO, GFP_KERNEL } from "./gfp.ts";
 import { va } from "./layout.ts";
 import { INIT_MM_CTX_ID, initMm, Mm, type MmPtr } from "./mm-struct.ts";
 import { unmapAll } from "./mmap.ts";
@@ -37,7 +37,7 @@ const KERNEL_HALF = KERNEL_PGD_BOUNDARY * ENTRY_BYTES;
 export function mmAlloc(): MmPtr {
   const mm = kmalloc(Mm.bytes, GFP_KERNEL) as MmPtr;
   if (mm === NULL) return NULL;
-  const root = allocPages(GFP_KERNEL, 0);
+  const root = allocPages(GFP_KERNEL | __GFP_ZERO, 0);
   if (root === NULL) {
     kfree(mm);
     return NULL;

@@ -17,9 +17,21 @@ import { isMappedIn } from "../asi/asi-map.ts";
 import { ASI_GLOBAL_NONSENSITIVE } from "../asi/asi-state.ts";
 import { Asi } from "../asi/asi-struct.ts";
 import { asyncFreePending } from "./async-free.ts";
-import { __GFP_SENSITIVE, GFP_HIGHUSER_MOVABLE, GFP_KERNEL } from "./gfp.ts";
-import { allocPages, asiAsyncFreeWork, freePages, getPage, nrFreePages, putPage } from "./page-alloc.ts";
-import { orderPages, type PagePtr, pageAddress, pageToPfn } from "./page-struct.ts";
+import { failAlloc } from "./fail-alloc.ts";
+import { __GFP_SENSITIVE, __GFP_ZERO, GFP_ATOMIC, GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_USER } from "./gfp.ts";
+import {
+  allocPages,
+  allocPagesBulk,
+  allocPagesExact,
+  asiAsyncFreeWork,
+  freePages,
+  freePagesExact,
+  getPage,
+  nrFreePages,
+  pageAllocStatistics,
+  putPage,
+} from "./page-alloc.ts";
+import { orderPages, Page, type PagePtr, PG_SENSITIVE, pageAddress, pageToPfn, virtToPage } from "./page-struct.ts";
 
 const MIB_FRAMES = 256;
 
@@ -101,15 +113,80 @@ test("when memory is used up NULL comes back, and all of it can be freed again",
   });
 });
 
-test("a freed page is zero before anybody gets it again", () => {
-  withMm(() => {
-    const page = allocPages(GFP_HIGHUSER_MOVABLE, 0);
-    const last = addVirt(pageAddress(page), PAGE_SIZE - 8);
-    cpu.storeWord(last, 0x5ec4e7);
-    freePages(page, 0);
-    assert.equal(allocPages(GFP_KERNEL, 0), page);
-    assert.equal(cpu.loadWord(last), 0);
-  });
+/** Allocates a page, leaves a word in it, frees it, allocates again. @returns what the second owner finds in the same frame */
+function leftover(first: number, second: number): number {
+  const page = allocPages(first, 0);
+  const last = addVirt(pageAddress(page), PAGE_SIZE - 8);
+  cpu.storeWord(last, 0x5ec4e7);
+  freePages(page, 0);
+  asiAsyncFreeWork();
+  const again = allocPages(second, 0);
+  assert.equal(again, page);
+  return cpu.loadWord(last);
+}
+
+test("a frame is cleared for who asks, and where a sensitive owner's becomes reachable in restricted address spaces; not otherwise (S5)", () => {
+  withMm(
+    () => {
+      assert.equal(leftover(GFP_HIGHUSER_MOVABLE, GFP_KERNEL), 0, "sensitive to nonsensitive");
+      assert.equal(leftover(GFP_KERNEL, GFP_KERNEL), 0x5ec4e7, "nonsensitive to nonsensitive");
+      assert.equal(leftover(GFP_KERNEL, GFP_HIGHUSER_MOVABLE), 0x5ec4e7, "nonsensitive to sensitive");
+      assert.equal(leftover(GFP_HIGHUSER_MOVABLE, GFP_HIGHUSER_MOVABLE), 0x5ec4e7, "sensitive to sensitive");
+      assert.equal(leftover(GFP_HIGHUSER_MOVABLE, GFP_HIGHUSER_MOVABLE | __GFP_ZERO), 0, "__GFP_ZERO");
+    },
+    { asi: true },
+  );
+  withMm(() => assert.equal(leftover(GFP_HIGHUSER_MOVABLE, GFP_KERNEL), 0x5ec4e7, "without ASI nothing is restricted"));
+});
+
+test("every frame of a block that was sensitive is cleared when a part of it becomes nonsensitive (S5)", () => {
+  withMm(
+    () => {
+      const block = allocPages(GFP_HIGHUSER_MOVABLE, 3);
+      cpu.fill(pageAddress(block), 0xee, 8 * PAGE_SIZE);
+      freePages(block, 3);
+      for (let i = 0; i < 8; i++) {
+        const page = allocPages(GFP_KERNEL, 0);
+        assert.equal(cpu.loadWord(addVirt(pageAddress(page), 8 * i)), 0);
+      }
+    },
+    { asi: true },
+  );
+});
+
+test("alloc_pages_exact() maps exactly the pages it keeps, and gives the rest of the block back at once (patch 15 without its detour)", () => {
+  withMm(
+    () => {
+      allocPages(GFP_KERNEL, 0); // the tables that its mapping needs are there
+      const before = nrFreePages();
+      const address = allocPagesExact(5 * PAGE_SIZE, GFP_KERNEL);
+      assert.equal(nrFreePages(), before - 5);
+      const mapped = [0, 1, 2, 3, 4, 5, 6, 7].map((i) => isRestrictedlyMapped(virtToPage(addVirt(address, i * PAGE_SIZE))));
+      assert.deepEqual(mapped, [true, true, true, true, true, false, false, false]);
+      const sensitive = allocPagesExact(3 * PAGE_SIZE, GFP_USER);
+      assert.equal(isRestrictedlyMapped(virtToPage(sensitive)), false);
+      freePagesExact(address, 5 * PAGE_SIZE);
+      freePagesExact(sensitive, 3 * PAGE_SIZE);
+      asiAsyncFreeWork();
+      assert.equal(nrFreePages(), before);
+      assert.equal(isRestrictedlyMapped(virtToPage(address)), false);
+    },
+    { asi: true },
+  );
+});
+
+test("the bulk allocator gives what there is, each page in its own state", () => {
+  withMm(
+    () => {
+      const [one] = allocPagesBulk(GFP_USER, 1);
+      assert.ok(one !== undefined && (Page.at(one).flags & PG_SENSITIVE) !== 0);
+      const { sensitive, free } = pageAllocStatistics();
+      const pages = allocPagesBulk(GFP_USER, free + 10);
+      assert.equal(pages.length, free);
+      assert.deepEqual([pageAllocStatistics().free, pageAllocStatistics().sensitive], [0, sensitive + free]);
+    },
+    { asi: true },
+  );
 });
 
 test("a page lives as long as its last reference, and a second free is refused", () => {
@@ -165,7 +242,6 @@ test("a freed nonsensitive page waits for its restricted mapping to go before it
       assert.equal(nrFreePages(), before, "queued");
       assert.equal(asyncFreePending(), 1);
       assert.equal(isRestrictedlyMapped(page), true);
-      assert.equal(cpu.loadWord(pageAddress(page)), 0, "cleared already");
       asiAsyncFreeWork();
       assert.equal(nrFreePages(), before + 1);
       assert.equal(isRestrictedlyMapped(page), false);
@@ -174,15 +250,60 @@ test("a freed nonsensitive page waits for its restricted mapping to go before it
   );
 });
 
-test("an allocation that may block does the queued work when memory runs out, one that may not fails", () => {
+test("memory that only waits to be unmapped is no out-of-memory: not for who may wait, nor for who wants it nonsensitive", () => {
   withMm(
     () => {
       const last = allocPages(GFP_KERNEL, 0);
       for (let page = allocPages(GFP_HIGHUSER_MOVABLE, 0); page !== 0; page = allocPages(GFP_HIGHUSER_MOVABLE, 0));
+      cpu.storeWord(pageAddress(last), 7);
       freePages(last, 0);
-      assert.equal(allocPages(__GFP_SENSITIVE, 0), 0);
+      assert.equal(allocPages(__GFP_SENSITIVE, 0), 0, "sensitive and may not wait: its frame is still mapped");
+      assert.equal(allocPages(GFP_ATOMIC, 1), 0, "no block of that order waits");
+      assert.equal(allocPages(GFP_ATOMIC | __GFP_ZERO, 0), last, "the queued page is mapped already");
+      assert.equal(cpu.loadWord(pageAddress(last)), 0);
+      assert.equal(isRestrictedlyMapped(last), true);
+      freePages(last, 0);
       assert.equal(allocPages(GFP_HIGHUSER_MOVABLE, 0), last);
+      assert.equal(isRestrictedlyMapped(last), false);
+      assert.deepEqual(pageAllocStatistics().queued, 0);
     },
     { asi: true },
+  );
+});
+
+test("a block whose mapping fails half way is not given out, and not free before what was mapped is gone (S5, S9)", () => {
+  withMm(
+    () => {
+      // The first page of each 2 MiB of the direct map needs a table in the restricted tables: fill up to such a border.
+      let page = allocPages(GFP_HIGHUSER_MOVABLE, 0);
+      while (pageToPfn(page) % 512 !== 510) page = allocPages(GFP_HIGHUSER_MOVABLE, 0);
+      const before = nrFreePages();
+      failAlloc.arm(2); // 1: the block, 2: the table
+      assert.equal(allocPages(GFP_KERNEL, 0), 0);
+      assert.equal(failAlloc.failed(), 1);
+      asiAsyncFreeWork();
+      assert.equal(nrFreePages(), before);
+      assert.notEqual(allocPages(GFP_KERNEL, 0), 0);
+    },
+    { asi: true },
+  );
+});
+
+test("observers hear what is handed out and taken back", () => {
+  const heard: string[] = [];
+  withMm(
+    () => {
+      heard.length = 0;
+      const address = pageAddress(allocPages(GFP_KERNEL, 1));
+      freePages(address, 1);
+      assert.deepEqual(heard, [`+ pages ${address} 8192`, `- pages ${address} 8192`]);
+    },
+    {
+      observer: {
+        ...silentObserver,
+        allocated: (kind, address, bytes) => heard.push(`+ ${kind} ${address} ${bytes}`),
+        freed: (kind, address, bytes) => heard.push(`- ${kind} ${address} ${bytes}`),
+      },
+    },
   );
 });

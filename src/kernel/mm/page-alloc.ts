@@ -1,8 +1,8 @@
-// The buddy allocator, with the rule of address space isolation: a page that is not sensitive is mapped in every restricted address
-// space when it is allocated, and is unmapped, and that flushed from every TLB, before its frame is used again (spec 2.14; S5, S8).
+// The page allocator, with the rule of address space isolation: a page that is not sensitive is mapped in every restricted address space
+// when it is allocated, and is unmapped, and that flushed from every TLB, before its frame is used again (spec 2.14; S5, S8).
 //
-// All free memory is zero: a block is cleared when it is freed (kernel: init_on_free=1), and RAM is zero at boot. So __GFP_ZERO costs
-// nothing, and no frame reaches a restricted address space with somebody's data in it.
+// Pages are cleared as the kernel does it, at allocation and for who asks (__GFP_ZERO, `clearHighpage`). Beyond that a frame is cleared in
+// one case: it was sensitive and is about to be reachable in a restricted address space. What a nonsensitive owner left is no secret.
 import {
   addVirt,
   assert,
@@ -15,31 +15,22 @@ import {
   owner,
   PAGE_SIZE,
   type Pfn,
-  struct,
-  u32,
+  pageUp,
   type VirtAddr,
-  virtual,
-  word,
 } from "../../hardware/index.ts";
-import { asiMapGfp, asiUnmap } from "../asi/asi-map.ts";
+import { asiMapGfp, asiUnmapNoflush } from "../asi/asi-map.ts";
 import { ASI_GLOBAL_NONSENSITIVE, asiEnabled } from "../asi/asi-state.ts";
-import { spinLockIrqsave, spinlock, spinUnlockIrqrestore } from "../spinlock.ts";
-import { staticStruct } from "../static-data.ts";
-import { asyncFreeEnqueue, asyncFreePending, asyncFreeTake } from "./async-free.ts";
+import { TRACE_UNMAPPED, trace } from "../trace.ts";
+import { asyncFreeEnqueue, asyncFreePending, asyncFreeTakeAll, asyncFreeTakeBack } from "./async-free.ts";
+import { buddyInit, countAllocated, freeBlock, freeFrames, freeMapBytes, takeBlock } from "./buddy.ts";
 import { shouldFailAlloc } from "./fail-alloc.ts";
-import {
-  clearBlockFree,
-  type FreeMapLayout,
-  freeMapLayout,
-  isBlockFree,
-  lowestFreeBlock,
-  MAX_PAGE_ORDER,
-  setBlockFree,
-} from "./free-map.ts";
-import { __GFP_COMP, __GFP_SENSITIVE, type Gfp, gfpflagsAllowBlocking } from "./gfp.ts";
+import { MAX_PAGE_ORDER } from "./free-map.ts";
+import { __GFP_COMP, __GFP_SENSITIVE, __GFP_ZERO, type Gfp, gfpflagsAllowBlocking } from "./gfp.ts";
+import { clearHighpage } from "./kmap.ts";
 import { VMEMMAP_START } from "./layout.ts";
 import { memblockFreeRanges } from "./memblock.ts";
 import {
+  getOrder,
   orderPages,
   PAGE_STRUCT_BYTES,
   Page,
@@ -47,76 +38,41 @@ import {
   PG_GLOBAL_NONSENSITIVE,
   PG_HEAD,
   PG_SENSITIVE,
+  PG_UNCLEARED,
   pageAddress,
   pageToPfn,
   pfnToPage,
   virtToPage,
 } from "./page-struct.ts";
+import { flushTlbKernelRange } from "./tlb.ts";
 
-/** Kernel: struct zone; there is one. */
-const Zone = struct("zone", {
-  lock: spinlock,
-  freePages: u32,
-  /** Frames from physical 0 (kernel: spanned_pages). */
-  spannedPages: word,
-  /** The maps of free-map.ts. */
-  freeMap: virtual,
-});
-const zone = staticStruct("contig_page_data.zone", Zone);
+export { nrFreePages, pageAllocStatistics } from "./buddy.ts";
 
-/** Queued frees at which an allocation that may block does the work first. */
+/** Queued frames at which an allocation that may block does the work first. */
 const ASYNC_FREE_BATCH = 32;
-
-/** The layout of the last number of frames asked for: arithmetic that is not worth repeating; may be dropped at any time. */
-let cachedLayout: FreeMapLayout = freeMapLayout(0);
-
-function layoutOf(frames: number): FreeMapLayout {
-  if (cachedLayout.frames !== frames) cachedLayout = freeMapLayout(frames);
-  return cachedLayout;
-}
 
 /** Bytes behind the page array that the allocator needs for `frames` frames. */
 export function pageAllocBytes(frames: number): number {
-  return freeMapLayout(frames).bytes;
+  return freeMapBytes(frames);
 }
 
-/** Takes over what memblock has left (kernel: `memblock_free_all()`). `frames`: all RAM. */
+/** Takes over what memblock has left (kernel: `memblock_free_all()`). `frames`: all that may ever be there. */
 export function pageAllocInit(frames: number): void {
-  const view = Zone.at(zone);
-  view.spannedPages = frames;
-  view.freeMap = addVirt(VMEMMAP_START, frames * PAGE_STRUCT_BYTES);
-  for (const [first, end] of memblockFreeRanges()) {
-    let pfn: number = first;
-    while (pfn < end) {
-      let order = MAX_PAGE_ORDER;
-      while (pfn % orderPages(order) !== 0 || pfn + orderPages(order) > end) order--;
-      freeBlock(pfn as Pfn, order);
-      pfn += orderPages(order);
-    }
-  }
-}
-
-/** Free frames, queued ones not counted (kernel: nr_free_pages()). */
-export function nrFreePages(): number {
-  return Zone.at(zone).freePages;
+  buddyInit(frames, addVirt(VMEMMAP_START, frames * PAGE_STRUCT_BYTES));
+  for (const [first, end] of memblockFreeRanges()) freeFrames(first, end);
 }
 
 /**
- * Allocates 2^order zeroed frames, the lowest block of the smallest order that has one (kernel: `alloc_pages()`). With __GFP_SENSITIVE they stay out of the
- * restricted address spaces. Blocking flags: interrupts on, no spinlock held. @returns NULL when there is no memory.
+ * Allocates 2^order frames, the lowest block of the smallest order that has one (kernel: `alloc_pages()`). Zero with __GFP_ZERO. With
+ * __GFP_SENSITIVE they stay out of the restricted address spaces. Blocking flags: interrupts on, no spinlock held.
+ * @returns NULL when there is no memory.
  */
 export function allocPages(gfp: Gfp, order: number): PagePtr {
-  const page = allocUnmappedPages(gfp, order);
-  if (page === 0 || (gfp & __GFP_SENSITIVE) !== 0 || !asiEnabled()) return page;
-  // Not sensitive: its direct-map alias goes into every restricted address space (kernel: asi_map_alloced_pages()).
-  if (asiMapGfp(ASI_GLOBAL_NONSENSITIVE, pageAddress(page), PAGE_SIZE * orderPages(order), gfp) !== 0) {
-    asiUnmap(ASI_GLOBAL_NONSENSITIVE, pageAddress(page), PAGE_SIZE * orderPages(order));
-    releaseBlock(page, order);
-    return NULL;
-  }
-  const view = Page.at(page);
-  view.flags |= PG_GLOBAL_NONSENSITIVE;
-  return page;
+  const isMapped = (gfp & __GFP_SENSITIVE) === 0 && asiEnabled();
+  const pfn = takeFromZone(gfp, order);
+  if (pfn < 0) return isMapped ? takeBack(gfp, order) : NULL;
+  const page = prepNewPage(pfn, gfp, order);
+  return isMapped ? mapAllocedPages(page, order, gfp) : page;
 }
 
 /**
@@ -124,30 +80,50 @@ export function allocPages(gfp: Gfp, order: number): PagePtr {
  * (vmalloc), or map restricted address spaces themselves (kernel: the bulk allocator; asi_pgtbl_alloc()).
  */
 export function allocUnmappedPages(gfp: Gfp, order: number): PagePtr {
-  assert(order >= 0 && order <= MAX_PAGE_ORDER, () => `alloc_pages() of order ${order}`);
-  if (shouldFailAlloc()) return NULL;
-  const mayBlock = gfpflagsAllowBlocking(gfp);
-  if (mayBlock && asyncFreePending() >= ASYNC_FREE_BATCH) asiAsyncFreeWork();
-  let pfn = takeBlock(order);
-  if (pfn < 0 && mayBlock && asyncFreePending() > 0) {
-    asiAsyncFreeWork();
-    pfn = takeBlock(order);
-  }
-  if (pfn < 0) return NULL;
-  const page = pfnToPage(pfn as Pfn);
-  const isSensitive = (gfp & __GFP_SENSITIVE) !== 0;
-  const view = Page.at(page);
-  view.refcount = 1;
-  view.order = order;
-  view.flags = (isSensitive ? PG_SENSITIVE : 0) | (order > 0 && (gfp & __GFP_COMP) !== 0 ? PG_HEAD : 0);
-  if (order > 0 && (gfp & __GFP_COMP) !== 0) {
-    for (let i = 1; i < orderPages(order); i++) Page.at(pfnToPage((pfn + i) as Pfn)).compoundHead = page;
-  }
-  labelFrames(pfn, order, owner(OWNER_KERNEL, 0, isSensitive));
-  return page;
+  const pfn = takeFromZone(gfp, order);
+  return pfn < 0 ? NULL : prepNewPage(pfn, gfp, order);
 }
 
-/** Direct-map address of 2^order zeroed frames, or 0 (kernel: `__get_free_pages()`). */
+/**
+ * Up to `count` single pages, each in its own state of sensitivity, as `allocUnmappedPages` gives them (kernel: `alloc_pages_bulk()`).
+ * @returns those that there were; the caller frees them if it wants all or nothing.
+ */
+export function allocPagesBulk(gfp: Gfp, count: number): PagePtr[] {
+  const pages: PagePtr[] = [];
+  while (pages.length < count) {
+    const page = allocUnmappedPages(gfp, 0);
+    if (page === NULL) break;
+    pages.push(page);
+  }
+  return pages;
+}
+
+/**
+ * Direct-map address of contiguous frames for `bytes` bytes, or 0 (kernel: `alloc_pages_exact()`). The rest of the block goes back before
+ * anything is mapped, so exactly the kept frames become nonsensitive; each is a page of its own.
+ */
+export function allocPagesExact(bytes: number, gfp: Gfp): VirtAddr {
+  const order = getOrder(bytes);
+  const pfn = takeFromZone(gfp, order);
+  if (pfn < 0) return NULL;
+  const kept = pageUp(bytes) / PAGE_SIZE;
+  freeFrames(pfn + kept, pfn + orderPages(order));
+  for (let i = 0; i < kept; i++) prepNewPage(pfn + i, gfp & ~__GFP_COMP, 0);
+  const address = pageAddress(pfnToPage(pfn as Pfn));
+  if ((gfp & __GFP_SENSITIVE) !== 0 || !asiEnabled()) return address;
+  const error = asiMapGfp(ASI_GLOBAL_NONSENSITIVE, address, kept * PAGE_SIZE, gfp);
+  for (let i = 0; i < kept; i++) Page.at(pfnToPage((pfn + i) as Pfn)).flags |= PG_GLOBAL_NONSENSITIVE;
+  if (error === 0) return address;
+  freePagesExact(address, bytes);
+  return NULL;
+}
+
+/** Gives back what `allocPagesExact` gave, with the same size (kernel: `free_pages_exact()`). */
+export function freePagesExact(address: VirtAddr, bytes: number): void {
+  for (let at = 0; at < bytes; at += PAGE_SIZE) freePages(addVirt(address, at), 0);
+}
+
+/** Direct-map address of 2^order frames, or 0 (kernel: `__get_free_pages()`). */
 export function getFreePages(gfp: Gfp, order: number): VirtAddr {
   const page = allocPages(gfp, order);
   return page === 0 ? NULL : pageAddress(page);
@@ -179,80 +155,119 @@ export function setPageOwner(page: PagePtr, label: Owner): void {
 }
 
 /**
- * Takes the queued pages of this CPU out of the restricted address spaces and gives them back (kernel: `asi_async_free_work_fn()`). Needs
- * interrupts on and no spinlock: it flushes the TLBs of every CPU.
+ * Takes all queued blocks, those of other CPUs too, out of the restricted address spaces, with one flush, and gives them back (kernel:
+ * `asi_async_free_work_fn()`). Interrupts on and no spinlock held: it waits for the other CPUs.
  */
 export function asiAsyncFreeWork(): void {
-  for (let page = asyncFreeTake(); page !== 0; page = asyncFreeTake()) {
+  const pages = asyncFreeTakeAll();
+  if (pages.length === 0) return;
+  let start = Number.POSITIVE_INFINITY;
+  let end = Number.NEGATIVE_INFINITY;
+  for (const page of pages) {
+    const address = pageAddress(page);
+    const bytes = PAGE_SIZE * orderPages(Page.at(page).order);
+    const [from, to] = asiUnmapNoflush(ASI_GLOBAL_NONSENSITIVE, address, bytes);
+    start = Math.min(start, from);
+    end = Math.max(end, to);
+  }
+  flushTlbKernelRange(start as VirtAddr, end as VirtAddr);
+  for (const page of pages) {
     const { order } = Page.at(page);
-    asiUnmap(ASI_GLOBAL_NONSENSITIVE, pageAddress(page), PAGE_SIZE * orderPages(order));
-    finishFree(page, order);
+    trace(TRACE_UNMAPPED, 0, pageAddress(page), pageAddress(page) + PAGE_SIZE * orderPages(order));
+    finishFree(page, order, 0);
   }
 }
 
-/** Last reference dropped: clears the block, and queues it if restricted address spaces map it. */
+/** @returns first frame of a free block, or -1. Memory that only waits to be unmapped is no reason to fail, if the caller may wait. */
+function takeFromZone(gfp: Gfp, order: number): number {
+  assert(order >= 0 && order <= MAX_PAGE_ORDER, () => `alloc_pages() of order ${order}`);
+  if (shouldFailAlloc()) return -1;
+  const mayBlock = gfpflagsAllowBlocking(gfp);
+  if (mayBlock && asyncFreePending() >= ASYNC_FREE_BATCH) asiAsyncFreeWork();
+  const pfn = takeBlock(order);
+  if (pfn >= 0 || !mayBlock || asyncFreePending() === 0) return pfn;
+  asiAsyncFreeWork();
+  return takeBlock(order);
+}
+
+/** Kernel: `prep_new_page()`. */
+function prepNewPage(pfn: number, gfp: Gfp, order: number): PagePtr {
+  const page = pfnToPage(pfn as Pfn);
+  const isSensitive = (gfp & __GFP_SENSITIVE) !== 0;
+  const isCompound = order > 0 && (gfp & __GFP_COMP) !== 0;
+  const mustClear = (gfp & __GFP_ZERO) !== 0;
+  const isReachable = !isSensitive && asiEnabled();
+  for (let i = 0; i < orderPages(order); i++) {
+    const each = pfnToPage((pfn + i) as Pfn);
+    const view = Page.at(each);
+    const isUncleared = isReachable && (view.flags & PG_UNCLEARED) !== 0;
+    if (mustClear || isUncleared) clearHighpage(each);
+    if (isUncleared) view.flags = 0;
+    if (isCompound && i > 0) view.compoundHead = page;
+  }
+  const view = Page.at(page);
+  view.refcount = 1;
+  view.order = order;
+  view.flags = (isSensitive ? PG_SENSITIVE : 0) | (isCompound ? PG_HEAD : 0);
+  countAllocated(isSensitive, orderPages(order));
+  labelFrames(pfn, order, owner(OWNER_KERNEL, 0, isSensitive));
+  if (cpu.isLive) cpu.observer.allocated?.("pages", pageAddress(page), PAGE_SIZE * orderPages(order));
+  return page;
+}
+
+/**
+ * Not sensitive: the direct-map alias goes into every restricted address space (kernel: `asi_map_alloced_pages()`). Where that fails half
+ * way, the block takes the way of every nonsensitive page that is freed.
+ */
+function mapAllocedPages(page: PagePtr, order: number, gfp: Gfp): PagePtr {
+  const error = asiMapGfp(ASI_GLOBAL_NONSENSITIVE, pageAddress(page), PAGE_SIZE * orderPages(order), gfp);
+  Page.at(page).flags |= PG_GLOBAL_NONSENSITIVE;
+  if (error === 0) return page;
+  freePages(page, order);
+  return NULL;
+}
+
+/** For a nonsensitive allocation that may not wait: a queued block is still mapped where it has to be. */
+function takeBack(gfp: Gfp, order: number): PagePtr {
+  const page = asyncFreeTakeBack(order);
+  if (page === NULL) return NULL;
+  prepNewPage(pageToPfn(page), gfp, order);
+  Page.at(page).flags |= PG_GLOBAL_NONSENSITIVE;
+  return page;
+}
+
+/** Last reference dropped: queues the block if restricted address spaces map it. */
 function releaseBlock(page: PagePtr, order: number): void {
   const view = Page.at(page);
   const { flags } = view;
+  const label = view.owner as Owner; // stored by setPageOwner() alone
+  const pfn = pageToPfn(page);
+  const isSensitive = (flags & PG_SENSITIVE) !== 0;
   if ((flags & PG_HEAD) !== 0) {
-    const pfn = pageToPfn(page);
     for (let i = 1; i < orderPages(order); i++) Page.at(pfnToPage((pfn + i) as Pfn)).compoundHead = NULL;
   }
-  cpu.fill(pageAddress(page), 0, PAGE_SIZE * orderPages(order));
-  labelFrames(pageToPfn(page), order, OWNER_NONE);
+  if (cpu.isLive) {
+    // What a sensitive owner left stays his in the ground truth until it is cleared.
+    labelFrames(pfn, order, !isSensitive ? OWNER_NONE : label === OWNER_NONE ? owner(OWNER_KERNEL, 0, true) : label);
+    cpu.observer.freed?.("pages", pageAddress(page), PAGE_SIZE * orderPages(order));
+  }
   view.owner = OWNER_NONE;
+  countAllocated(isSensitive, -orderPages(order));
   if ((flags & PG_GLOBAL_NONSENSITIVE) === 0) {
-    finishFree(page, order);
+    finishFree(page, order, isSensitive ? PG_UNCLEARED : 0);
     return;
   }
   view.order = order;
   asyncFreeEnqueue(page);
 }
 
-function finishFree(page: PagePtr, order: number): void {
+function finishFree(page: PagePtr, order: number, flags: number): void {
   const view = Page.at(page);
-  view.flags = 0;
+  const pfn = pageToPfn(page);
+  view.flags = flags;
   view.order = 0;
-  freeBlock(pageToPfn(page), order);
-}
-
-/** Gives a block back, joined with its buddies where they are free (kernel: `__free_one_page()`). */
-function freeBlock(pfn: Pfn, order: number): void {
-  const view = Zone.at(zone);
-  const flags = spinLockIrqsave(view.lock);
-  const base = view.freeMap;
-  const layout = layoutOf(view.spannedPages);
-  let block = Math.floor(pfn / orderPages(order));
-  let at = order;
-  while (at < MAX_PAGE_ORDER && isBlockFree(base, layout, at, block ^ 1)) {
-    clearBlockFree(base, layout, at, block ^ 1);
-    block >>>= 1;
-    at++;
-  }
-  setBlockFree(base, layout, at, block);
-  view.freePages += orderPages(order);
-  spinUnlockIrqrestore(view.lock, flags);
-}
-
-/** Takes the lowest block of the smallest order that has one, splits it (kernel: `rmqueue()`). @returns its first frame, or -1 */
-function takeBlock(order: number): number {
-  const view = Zone.at(zone);
-  const flags = spinLockIrqsave(view.lock);
-  const base = view.freeMap;
-  const layout = layoutOf(view.spannedPages);
-  let pfn = -1;
-  for (let at = order; at <= MAX_PAGE_ORDER; at++) {
-    const block = lowestFreeBlock(base, layout, at);
-    if (block < 0) continue;
-    clearBlockFree(base, layout, at, block);
-    pfn = block * orderPages(at);
-    // The upper half of each split stays free.
-    for (let half = at - 1; half >= order; half--) setBlockFree(base, layout, half, Math.floor(pfn / orderPages(half)) + 1);
-    view.freePages -= orderPages(order);
-    break;
-  }
-  spinUnlockIrqrestore(view.lock, flags);
-  return pfn;
+  if (flags !== 0) for (let i = 1; i < orderPages(order); i++) Page.at(pfnToPage((pfn + i) as Pfn)).flags = flags;
+  freeBlock(pfn, order);
 }
 
 function labelFrames(pfn: number, order: number, label: Owner): void {

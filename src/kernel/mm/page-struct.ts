@@ -23,6 +23,8 @@ export const PG_HEAD = 1 << 2;
 export const PG_SENSITIVE = 1 << 3;
 /** Its direct-map alias is in the global nonsensitive tables (kernel: PG_global_nonsensitive). */
 export const PG_GLOBAL_NONSENSITIVE = 1 << 4;
+/** Free, and may hold what a sensitive owner left: cleared before a restricted address space reaches it (S5). */
+export const PG_UNCLEARED = 1 << 5;
 
 /** Kernel: struct page. */
 export const Page = struct("page", {

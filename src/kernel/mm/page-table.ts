@@ -3,6 +3,7 @@
 import {
   addVirt,
   cpu,
+  ENTRIES_PER_TABLE,
   entryFrame,
   entryHigh,
   entryLow,
@@ -81,6 +82,27 @@ export function setLeaf(entry: VirtAddr, frame: PhysAddr, flags: number, nx: boo
 /** Clears an entry: to zero, so that what is left names frame 0 and no data (L1TF). */
 export function clearEntry(entry: VirtAddr): void {
   cpu.store64(entry, 0, 0);
+}
+
+/**
+ * Replaces the large leaf `found` by a table of smaller ones with the same attributes; nothing is flushed, since every address keeps its
+ * frame and its rights (kernel: `__split_large_page()`, without the flush). Of two CPUs one wins. @returns false when there is no memory.
+ */
+export function splitLargeLeaf(found: Translation, allocate: TableAllocator, free: (table: PhysAddr) => void): boolean {
+  const { level, entry, low, high } = found;
+  const table = allocate();
+  if (table === 0) return false;
+  const below = (level - 1) as Level; // of a leaf of level 2 or 3
+  const first = frameOf(found);
+  // Bit 7 says "large" down to level 2; in a PTE it would choose a memory type.
+  const flags = below === 1 ? low & 0xfff & ~PTE_LARGE : low & 0xfff;
+  const nx = (high & PTE_NX_HIGH) >>> 0;
+  for (let i = 0; i < ENTRIES_PER_TABLE; i++) {
+    const frame = (first + i * levelSize(below)) as PhysAddr;
+    cpu.store64(addVirt(va(table), i * 8), entryLow(frame, flags), entryHigh(frame, nx));
+  }
+  if (!cpu.compareExchange64(entry, low, high, entryLow(table, KERNPG_TABLE), entryHigh(table, 0))) free(table);
+  return true;
 }
 
 /** Gives a zeroed page for a table, or 0. */

@@ -4,7 +4,7 @@ import { randomIntegers, withMm } from "../../../test/mm-fixture.ts";
 import { addVirt, cpu, type VirtAddr } from "../../hardware/index.ts";
 import { GFP_KERNEL } from "./gfp.ts";
 import { nrFreePages } from "./page-alloc.ts";
-import { kfree, kmalloc, kmemCacheAlloc, kmemCacheCreate, kmemCacheDestroy } from "./slab.ts";
+import { kfree, kmalloc, kmemCacheAlloc, kmemCacheCreate, kmemCacheDestroy, kzalloc } from "./slab.ts";
 
 test("objects of any size are disjoint, zero, aligned to a cache line, and survive what happens to others", () => {
   const { SEED = "1" } = process.env;
@@ -16,7 +16,7 @@ test("objects of any size are disjoint, zero, aligned to a cache line, and survi
     for (let i = 0; i < 500; i++) {
       if (random(5) > 1) {
         const bytes = 1 + random(i % 10 === 0 ? 20000 : 1200);
-        const address = kmalloc(bytes, GFP_KERNEL);
+        const address = kzalloc(bytes, GFP_KERNEL);
         assert.ok(address !== 0 && address % 64 === 0);
         assert.equal(cpu.load(address, 1), 0, `seed ${seed}: not zero`);
         assert.equal(cpu.load(addVirt(address, bytes - 1), 1), 0, `seed ${seed}: not zero at the end`);

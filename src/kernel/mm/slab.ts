@@ -17,7 +17,7 @@ import {
 import { spinLockIrqsave, spinlock, spinUnlockIrqrestore } from "../spinlock.ts";
 import { staticBytes } from "../static-data.ts";
 import { shouldFailAlloc } from "./fail-alloc.ts";
-import { __GFP_COMP, __GFP_SENSITIVE, GFP_KERNEL, type Gfp } from "./gfp.ts";
+import { __GFP_COMP, __GFP_SENSITIVE, __GFP_ZERO, GFP_KERNEL, type Gfp } from "./gfp.ts";
 import { allocPages, freePages } from "./page-alloc.ts";
 import { getOrder, Page, type PagePtr, PG_SLAB, pageAddress, virtToHeadPage } from "./page-struct.ts";
 
@@ -91,16 +91,16 @@ export function kmemCacheDestroy(cache: KmemCachePtr): void {
   kfree(cache);
 }
 
-/** `bytes` zeroed bytes, aligned to a cache line, or 0 (kernel: `kmalloc()`). More than 4096 bytes are whole pages. */
+/** `bytes` bytes, aligned to a cache line, or 0 (kernel: `kmalloc()`). Zero up to 4096 bytes; more are whole pages, as they come. */
 export function kmalloc(bytes: number, gfp: Gfp): VirtAddr {
   if (bytes <= KMALLOC_MAX_CACHE_BYTES) return kmemCacheAlloc(kmallocCache(kmallocIndex(bytes)), gfp);
   const page = allocPages(gfp | __GFP_COMP, getOrder(bytes));
   return page === 0 ? NULL : pageAddress(page);
 }
 
-/** Kernel: `kzalloc()`. Freed memory is zero here, so every allocation is. */
+/** Kernel: `kzalloc()`. */
 export function kzalloc(bytes: number, gfp: Gfp): VirtAddr {
-  return kmalloc(bytes, gfp);
+  return kmalloc(bytes, gfp | __GFP_ZERO);
 }
 
 /** Kernel: `kfree()`. NULL is fine. */
@@ -119,10 +119,13 @@ export function kfree(object: VirtAddr): void {
 export function kmemCacheAlloc(cache: KmemCachePtr, gfp: Gfp): VirtAddr {
   if (shouldFailAlloc()) return NULL;
   const view = KmemCache.at(cache);
+  const { objectBytes } = view;
   const flags = spinLockIrqsave(view.lock);
-  const object = takeObject(view);
+  const found = takeObject(view);
   spinUnlockIrqrestore(view.lock, flags);
-  return object === NULL ? allocFromNewSlab(cache, gfp) : object;
+  const object = found === NULL ? allocFromNewSlab(cache, gfp) : found;
+  if (object !== NULL && cpu.isLive) cpu.observer.allocated?.("slab", object, objectBytes);
+  return object;
 }
 
 /** The lowest free slot of the cache, or NULL. Under its lock. */
@@ -149,7 +152,7 @@ function takeFrom(cache: KmemCache, slab: PagePtr): VirtAddr {
 /** No slot is free: makes a slab. The lock is not held while the page allocator works, which may block. */
 function allocFromNewSlab(cache: KmemCachePtr, gfp: Gfp): VirtAddr {
   const view = KmemCache.at(cache);
-  const slab = allocPages((gfp & ~__GFP_SENSITIVE) | __GFP_COMP, view.order);
+  const slab = allocPages((gfp & ~__GFP_SENSITIVE) | __GFP_COMP | __GFP_ZERO, view.order);
   if (slab === 0) return NULL;
   const page = Page.at(slab);
   const objects = view.objectsPerSlab;
@@ -173,6 +176,7 @@ function freeObject(slab: PagePtr, object: VirtAddr): void {
   const index = (object - pageAddress(slab)) / objectBytes;
   assert(Number.isInteger(index), () => `kfree() of ${hex(object)}, which is inside an object`);
   cpu.fill(object, 0, objectBytes);
+  if (cpu.isLive) cpu.observer.freed?.("slab", object, objectBytes);
   const flags = spinLockIrqsave(view.lock);
   const bit = (1 << (index & 31)) >>> 0;
   const free = index < 32 ? page.freeLow : page.freeHigh;

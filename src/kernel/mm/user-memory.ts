@@ -20,6 +20,7 @@ import { fileMapPage } from "../linux/file.ts";
 import { spinLock, spinUnlock } from "../spinlock.ts";
 import { GFP_HIGHUSER_MOVABLE } from "./gfp.ts";
 import { allocKernelTable, freeTable } from "./kernel-map.ts";
+import { clearHighpage } from "./kmap.ts";
 import { Mm, type MmPtr, VM_EXEC, VM_READ, VM_WRITE, VmArea } from "./mm-struct.ts";
 import { findVma } from "./mmap.ts";
 import { allocPages, getPage, setPageOwner } from "./page-alloc.ts";
@@ -77,6 +78,7 @@ function faultIn(mm: MmPtr, address: VirtAddr, access: Access): 0 | Errno {
 function anonymousPage(mmNumber: number): PagePtr | Errno {
   const page = allocPages(GFP_HIGHUSER_MOVABLE, 0);
   if (page === NULL) return ENOMEM;
+  clearHighpage(page);
   setPageOwner(page, owner(OWNER_USER, mmNumber, true));
   return page;
 }

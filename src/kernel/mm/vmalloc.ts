@@ -21,7 +21,7 @@ import { spinLock, spinlock, spinUnlock } from "../spinlock.ts";
 import { staticStruct } from "../static-data.ts";
 import { TRACE_UNMAPPED, trace } from "../trace.ts";
 import { shouldFailAlloc } from "./fail-alloc.ts";
-import { GFP_KERNEL } from "./gfp.ts";
+import { __GFP_ZERO, GFP_KERNEL } from "./gfp.ts";
 import { kernelMapPage, kernelUnmapPage } from "./kernel-map.ts";
 import { VMALLOC_END, VMALLOC_START } from "./layout.ts";
 import { allocUnmappedPages, freePages } from "./page-alloc.ts";
@@ -51,7 +51,7 @@ export function vmalloc(bytes: number): VirtAddr {
   if (area === NULL) return NULL;
   const address = VmStruct.at(area).start;
   for (let at = 0; at < mapped; at += PAGE_SIZE) {
-    const page = allocUnmappedPages(GFP_KERNEL, 0);
+    const page = allocUnmappedPages(GFP_KERNEL | __GFP_ZERO, 0);
     if (page === NULL || kernelMapPage(addVirt(address, at), pageToPhys(page), true) !== 0) {
       if (page !== NULL) freePages(page, 0);
       removeArea(area, at);

@@ -83,6 +83,11 @@ export function checkedObserver(next: Observer): CheckedObserver {
       tee.checker?.context(cpu, kind, label);
       next.context(cpu, kind, label);
     },
+    ...(next.allocated === undefined ? {} : { allocated: next.allocated.bind(next) }),
+    freed: (kind, address, bytes) => {
+      tee.checker?.freed(kind, address, bytes);
+      next.freed?.(kind, address, bytes);
+    },
   };
   return tee;
 }

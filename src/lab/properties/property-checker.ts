@@ -4,6 +4,7 @@ import {
   cr3Root,
   hex,
   isSensitiveOwner,
+  type MemoryKind,
   OWNER_GUEST,
   OWNER_NONE,
   OWNER_USER,
@@ -13,6 +14,7 @@ import {
   type Pfn,
   type PhysAddr,
   type Ptr,
+  type VirtAddr,
 } from "../../hardware/index.ts";
 import { ASI_CLASS_USERSPACE } from "../../kernel/index.ts";
 import { EntryJudge } from "./entry-judge.ts";
@@ -105,6 +107,13 @@ export class PropertyChecker {
     } else if (this.removals.covers(this.view.loadedMm(cpu), address, madeAt)) {
       findings.violate("S8", cpu, "TLB", OWNER_NONE, `${hex(address)} was reached by a translation that was taken away before`);
     }
+  }
+
+  /** Memory was given back; frames may still hold what they held. */
+  freed(kind: MemoryKind, address: VirtAddr, bytes: number): void {
+    if (kind !== "pages") return;
+    const first = this.view.physical(address) / PAGE_SIZE;
+    for (let pfn = first; pfn < first + bytes / PAGE_SIZE; pfn++) this.checkFreed(pfn as Pfn);
   }
 
   /** Walks the tables of every domain of the loaded mm: S5 in full. */
