@@ -51,6 +51,7 @@ import {
   AsiTaintPolicy,
 } from "./asi-struct.ts";
 import { asiEnter, asiExit, asiInCriticalSection, asiIsRelaxed, asiIsRestricted, asiRelax } from "./asi-transition.ts";
+import { kunitMemoryCases } from "./kunit-memory.ts";
 
 /** What a case expects with, and what it asks of the run it is part of. */
 export interface KunitContext {
@@ -368,4 +369,5 @@ export const kunitCases: readonly KunitCase[] = [
   { name: "test_asi_intr", run: testAsiIntr },
   { name: "test_asi_intr_nesting", run: testAsiIntrNesting },
   { name: "test_page_alloc_restricted", run: testPageAllocRestricted },
+  ...kunitMemoryCases,
 ];

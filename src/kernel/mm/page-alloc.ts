@@ -112,7 +112,7 @@ export function allocPagesExact(bytes: number, gfp: Gfp): VirtAddr {
   const address = pageAddress(pfnToPage(pfn as Pfn));
   if ((gfp & __GFP_SENSITIVE) !== 0 || !asiEnabled()) return address;
   const error = asiMapGfp(ASI_GLOBAL_NONSENSITIVE, address, kept * PAGE_SIZE, gfp);
-  for (let i = 0; i < kept; i++) Page.at(pfnToPage((pfn + i) as Pfn)).flags |= PG_GLOBAL_NONSENSITIVE;
+  setNonsensitive(pfn, kept);
   if (error === 0) return address;
   freePagesExact(address, bytes);
   return NULL;
@@ -221,7 +221,7 @@ function prepNewPage(pfn: number, gfp: Gfp, order: number): PagePtr {
  */
 function mapAllocedPages(page: PagePtr, order: number, gfp: Gfp): PagePtr {
   const error = asiMapGfp(ASI_GLOBAL_NONSENSITIVE, pageAddress(page), PAGE_SIZE * orderPages(order), gfp);
-  Page.at(page).flags |= PG_GLOBAL_NONSENSITIVE;
+  setNonsensitive(pageToPfn(page), orderPages(order));
   if (error === 0) return page;
   freePages(page, order);
   return NULL;
@@ -232,8 +232,13 @@ function takeBack(gfp: Gfp, order: number): PagePtr {
   const page = asyncFreeTakeBack(order);
   if (page === NULL) return NULL;
   prepNewPage(pageToPfn(page), gfp, order);
-  Page.at(page).flags |= PG_GLOBAL_NONSENSITIVE;
+  setNonsensitive(pageToPfn(page), orderPages(order));
   return page;
+}
+
+/** Every frame says it, so that a part of a block can be asked. */
+function setNonsensitive(pfn: number, frames: number): void {
+  for (let i = 0; i < frames; i++) Page.at(pfnToPage((pfn + i) as Pfn)).flags |= PG_GLOBAL_NONSENSITIVE;
 }
 
 /** Last reference dropped: queues the block if restricted address spaces map it. */
@@ -266,7 +271,7 @@ function finishFree(page: PagePtr, order: number, flags: number): void {
   const pfn = pageToPfn(page);
   view.flags = flags;
   view.order = 0;
-  if (flags !== 0) for (let i = 1; i < orderPages(order); i++) Page.at(pfnToPage((pfn + i) as Pfn)).flags = flags;
+  for (let i = 1; i < orderPages(order); i++) Page.at(pfnToPage((pfn + i) as Pfn)).flags = flags;
   freeBlock(pfn, order);
 }
 

@@ -76,6 +76,11 @@ export function flushTlbKernelRange(start: VirtAddr, end: VirtAddr): void {
   localIrqRestore(flags);
 }
 
+/** Flushes every translation of every CPU, global ones too (kernel: `flush_tlb_all()`). As `flushTlbKernelRange`. */
+export function flushTlbAll(): void {
+  flushTlbKernelRange(NULL, TLB_FLUSH_ALL as VirtAddr);
+}
+
 /** Flushes a range of a user address space wherever it is loaded (kernel: `flush_tlb_mm_range()`). Interrupts on. */
 export function flushTlbMmRange(mm: MmPtr, start: VirtAddr, end: number): void {
   const view = Mm.at(mm);
