@@ -9,6 +9,7 @@ export const SYS = {
   munmap: 11,
   ioctl: 16,
   sched_yield: 24,
+  prctl: 157,
   nanosleep: 35,
   getpid: 39,
   exit: 60,

@@ -25,6 +25,9 @@ export const doL1tfFlush = staticKey("do_l1tf_flush");
 /** Data flushes also overwrite CPU buffers: the CPU has MDS, and VERW that clears them. */
 export const doCpuBufferClear = staticKey("asi_clear_cpu_buffers");
 
+/** Control flushes also clear the branch history (option flush_taints, on a CPU where it is cleared in software). */
+export const doBranchHistoryClear = staticKey("asi_clear_branch_history");
+
 /** Policies of the initialised classes, by class (kernel: asi_class). */
 const classes = staticBytes("asi_class", 8 * ASI_MAX_NUM_CLASSES, 8);
 

@@ -2,7 +2,9 @@
 // an interrupt or NMI may come between any two of them and may itself leave the restricted address space.
 
 import { type Cr3, cpu, cr3, MSR_IA32_PRED_CMD, NULL, PRED_CMD_IBPB, type Ptr } from "../../hardware/index.ts";
+import { STUB_CLEAR_BRANCH_HISTORY } from "../mitigations/flush-stubs.ts";
 import { l1tfFlush } from "../mitigations/l1tf.ts";
+import { vmscapeBarrierIssued } from "../mitigations/vmscape.ts";
 import { asiPcid, buildCr3 } from "../mm/cr3.ts";
 import { Mm } from "../mm/mm-struct.ts";
 import { loadedMm, loadedMmAsid } from "../mm/tlb-struct.ts";
@@ -23,7 +25,17 @@ import {
   WARN_EXIT_IN_CRITICAL,
   warn,
 } from "../trace.ts";
-import { asiClassPolicy, asiEnabled, asiRfcV2, asiTaints, currAsi, doCpuBufferClear, doL1tfFlush, hasIbpb } from "./asi-state.ts";
+import {
+  asiClassPolicy,
+  asiEnabled,
+  asiRfcV2,
+  asiTaints,
+  currAsi,
+  doBranchHistoryClear,
+  doCpuBufferClear,
+  doL1tfFlush,
+  hasIbpb,
+} from "./asi-state.ts";
 import {
   ASI_TAINT_KERNEL_DATA,
   ASI_TAINT_OTHER_MM_CONTROL,
@@ -141,8 +153,12 @@ export function asiExit(reason: ExitReason, address = 0, rip = 0): void {
 function maybeFlushControl(refused: number, entering: 0 | 1): void {
   const owed = asiTaints.get() & refused & ASI_TAINTS_CONTROL_MASK;
   if (owed === 0) return;
-  if (hasIbpb.isEnabled()) cpu.writeMsr(MSR_IA32_PRED_CMD, PRED_CMD_IBPB, 0);
+  if (hasIbpb.isEnabled()) {
+    cpu.writeMsr(MSR_IA32_PRED_CMD, PRED_CMD_IBPB, 0);
+    vmscapeBarrierIssued();
+  }
   cpu.callStub("fill_return_buffer");
+  if (doBranchHistoryClear.isEnabled()) cpu.callStub(STUB_CLEAR_BRANCH_HISTORY);
   asiTaints.and(~ASI_TAINTS_CONTROL_MASK);
   trace(TRACE_FLUSH, FLUSH_CONTROL, owed, entering);
 }

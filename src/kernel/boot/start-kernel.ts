@@ -96,8 +96,8 @@ export function startKernel(config: KernelConfig): void {
   asiGlobalInit();
   trapInit();
   cpuInitExceptionHandling();
-  selectAsiFlushes();
   cpuSelectMitigations(commandLine);
+  selectAsiFlushes();
   calibrateTsc();
   syscallInit();
   apicInit();

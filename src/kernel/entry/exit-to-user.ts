@@ -2,6 +2,7 @@
 import { cpu } from "../../hardware/index.ts";
 import { asiEnterUserspace } from "../asi/asi-user.ts";
 import { doExit } from "../linux/exit.ts";
+import { vmscapeExitToUser } from "../mitigations/vmscape.ts";
 import { current } from "../sched/current.ts";
 import { schedule } from "../sched/schedule.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
@@ -23,6 +24,7 @@ export function exitToUserModePrepare(): void {
     schedule();
     cpu.disableInterrupts();
   }
+  vmscapeExitToUser();
   trace(TRACE_USER_RETURN);
   asiEnterUserspace();
 }

@@ -1,6 +1,7 @@
 // The system calls: what puppets, and later static programs, ask of the kernel. Numbers and meaning are Linux's.
 import { DEV_KVM, EBADF, EFAULT, EINVAL, ENOENT, ENOTTY, type Errno, isErr, MAP_ANONYMOUS, SYS, TIMESPEC_BYTES } from "../../abi/index.ts";
 import { addVirt, cpu, NULL, PAGE_SIZE, type Ptr, type VirtAddr, virtAddr } from "../../hardware/index.ts";
+import { sysPrctl } from "../mitigations/prctl.ts";
 import { accessOk } from "../mm/layout.ts";
 import { doMmap, doMunmap } from "../mm/mmap.ts";
 import { copyFromUser } from "../mm/uaccess.ts";
@@ -123,6 +124,7 @@ export const syscallTable: ReadonlyMap<number, Syscall> = new Map<number, Syscal
   [SYS.munmap, sysMunmap],
   [SYS.ioctl, sysIoctl],
   [SYS.sched_yield, sysSchedYield],
+  [SYS.prctl, sysPrctl],
   [SYS.nanosleep, sysNanosleep],
   [SYS.getpid, currentPid],
   [SYS.exit, (code) => doExit(code & 0xff)],

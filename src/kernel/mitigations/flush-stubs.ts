@@ -12,6 +12,9 @@ import {
 import { __KERNEL_DS } from "../entry/vectors.ts";
 import type { StubProgram } from "../stub-program.ts";
 
+/** Clears the branch history by branches (kernel: clear_bhb_loop). */
+export const STUB_CLEAR_BRANCH_HISTORY = "clear_bhb_loop";
+
 /** Entries of the return stack that are overwritten, whatever the CPU has (kernel: RSB_CLEAR_LOOPS). */
 export const RSB_CLEAR_LOOPS = 32;
 /** Bytes that the software L1D flush reads (kernel: PAGE_SIZE << L1D_CACHE_ORDER). */
@@ -22,6 +25,37 @@ export function emitFillReturnBuffer(a: Assembler, label: string): void {
   for (let i = 0; i < RSB_CLEAR_LOOPS; i++) a.call(`${label}.${i}`).int3().label(`${label}.${i}`);
   a.add(rsp, 8 * RSB_CLEAR_LOOPS).lfence();
 }
+
+/** One CALL that retires and an LFENCE: then nothing is predicted from the entry that a VM exit may have left (RSB_VMEXIT_LITE). */
+export function emitRetireOneCall(a: Assembler, label: string): void {
+  a.call(`${label}.once`).int3().label(`${label}.once`).add(rsp, 8).lfence();
+}
+
+/** Rounds of the clearing of branch history, and jumps of each: more taken branches than the history of these parts holds (29). */
+const BHB_CLEAR_ROUNDS = 5;
+const BHB_CLEAR_JUMPS = 5;
+
+/** Replaces the branch history by branches of the kernel's own (kernel: clear_bhb_loop). Uses EAX and ECX. */
+export function emitClearBranchHistory(a: Assembler, label: string): void {
+  const local = (name: string): string => `${label}.${name}`;
+  a.mov(ecx, BHB_CLEAR_ROUNDS).label(local("round")).call(local("jumps")).dec(ecx).jnz(local("round")).jmp(local("done"));
+  a.int3().align(64).label(local("jumps")).mov(eax, BHB_CLEAR_JUMPS);
+  a.label(local("jump")).jmp(local("next")).int3().label(local("next")).dec(eax).jnz(local("jump")).ret().int3();
+  a.label(local("done")).lfence();
+}
+
+/** The same as a function, for transitions of address spaces. */
+const clearBranchHistory: StubProgram = {
+  symbol: STUB_CLEAR_BRANCH_HISTORY,
+  program: (a) => {
+    emitClearBranchHistory(a, "clear_bhb_loop.body");
+    a.ret();
+  },
+  effect: () => {
+    cpu.charge(BHB_CLEAR_ROUNDS * (2 * BHB_CLEAR_JUMPS + 3));
+    return 0;
+  },
+};
 
 /** Kernel: fill_return_buffer (spec, patch 27). */
 const fillReturnBuffer: StubProgram = {
@@ -57,14 +91,17 @@ const l1dFlushSoftware: StubProgram = {
   },
 };
 
+/** Where VERW's selector lies, in kernel text: reachable in every address space that the kernel runs in (kernel: mds_verw_sel). */
+export const VERW_SELECTOR = "clear_cpu_buffers.selector";
+
 /** VERW with a memory operand, which with MD_CLEAR overwrites fill and store buffers (kernel: mds_clear_cpu_buffers()). */
 const clearCpuBuffers: StubProgram = {
   symbol: STUB_CLEAR_CPU_BUFFERS,
   program: (a) => {
-    a.verw(word(at("clear_cpu_buffers.selector"))).ret();
-    a.align(8).label("clear_cpu_buffers.selector").dw(__KERNEL_DS);
+    a.verw(word(at(VERW_SELECTOR))).ret();
+    a.align(8).label(VERW_SELECTOR).dw(__KERNEL_DS);
   },
   effect: () => 0,
 };
 
-export const flushStubs: readonly StubProgram[] = [fillReturnBuffer, l1dFlushSoftware, clearCpuBuffers];
+export const flushStubs: readonly StubProgram[] = [fillReturnBuffer, l1dFlushSoftware, clearCpuBuffers, clearBranchHistory];

@@ -9,7 +9,9 @@ import {
   TSX_CTRL_CPUID_CLEAR,
   TSX_CTRL_RTM_DISABLE,
 } from "../../hardware/index.ts";
-import { asiFeature, doCpuBufferClear, doL1tfFlush, hasIbpb } from "../asi/asi-state.ts";
+import { flushTaints } from "../asi/asi-options.ts";
+import { asiFeature, doBranchHistoryClear, doCpuBufferClear, doL1tfFlush, hasIbpb } from "../asi/asi-state.ts";
+import { asiUserspace } from "../asi/asi-user.ts";
 import { commandLineChoice } from "../boot/command-line.ts";
 import { rsbVmexit, switchVcpuIbpb } from "../kvm/kvm-struct.ts";
 import { printk } from "../trace.ts";
@@ -64,14 +66,29 @@ export function ptiCheckBoottimeDisable(commandLine: string): void {
   printk("Kernel/User page tables isolation: enabled");
 }
 
-/** What a transition's flushes do on this CPU (patch 27). After the page allocator is up. */
+/** What a transition's flushes do on this CPU (patch 27). After the page allocator is up, and after cpuSelectMitigations(). */
 export function selectAsiFlushes(): void {
   if (bootCpuHas("IBPB")) hasIbpb.set(1);
   const flushesL1d = bootCpuHasBug("L1TF") && l1tfFlushSetup() === 0;
   if (flushesL1d) doL1tfFlush.set(1);
   // FLUSH_CMD overwrites the fill buffers too where MDS and its microcode are there: VERW is for the CPUs that do not flush so.
   const coversBuffers = flushesL1d && bootCpuHas("FLUSH_L1D");
-  if (bootCpuHasBug("MDS") && bootCpuHas("MD_CLEAR") && !coversBuffers) doCpuBufferClear.set(1);
+  const canSampleBuffers = bootCpuHasBug("MDS") || (bootCpuHasBug("TAA") && bootCpuHas("RTM") && !isSelected("TSX_DISABLED"));
+  if (canSampleBuffers && bootCpuHas("MD_CLEAR") && !coversBuffers) doCpuBufferClear.set(1);
+  if (asiFeature.isEnabled() && flushTaints.key.isEnabled()) followTaints();
+}
+
+/**
+ * Option flush_taints: what is cleared at every entry or exit is cleared where a transition owes it instead. User code and guests run in
+ * domains then, and what a restricted kernel leaves behind is nobody's secret; the taints know the rest. A VM without a domain, or
+ * processes without the class for them, are protected as before.
+ */
+function followTaints(): void {
+  if (isSelected("CLEAR_BHB_VMEXIT")) doBranchHistoryClear.set(1);
+  clearBhbVmexit.set(0);
+  if (!asiUserspace.isEnabled()) return;
+  clearCpuBuf.set(0);
+  clearBhbLoop.set(0);
 }
 
 const KEYS_OF_FEATURES = {

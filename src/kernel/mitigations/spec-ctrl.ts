@@ -1,7 +1,8 @@
 // IA32_SPEC_CTRL: what holds for all of the kernel, what a task asked for (by prctl), and what this CPU's register holds.
 import { cpu, MSR_IA32_SPEC_CTRL, perCpuInteger, SPEC_CTRL_SSBD, SPEC_CTRL_STIBP } from "../../hardware/index.ts";
-import { bootCpuHas, isSmtActive } from "./cpu-features.ts";
+import { bootCpuHas, isSmtActive, isSmtPossible } from "./cpu-features.ts";
 import { kernelIbrs, switchToCondStibp, x86SpecCtrlBase } from "./feature-keys.ts";
+import { mitigation } from "./selection.ts";
 
 /**
  * What the register holds while this CPU runs the kernel (kernel: x86_spec_ctrl_current). Entry code reads it: with KERNEL_IBRS an entry
@@ -22,6 +23,16 @@ export function specCtrlInitCpu(): void {
   const base = x86SpecCtrlBase.value();
   x86SpecCtrlCurrent.set(base);
   if (base !== 0) cpu.writeMsr(MSR_IA32_SPEC_CTRL, base, 0);
+}
+
+/** Tasks can differ in it. Patched at boot. */
+export function hasTaskSpecCtrl(): boolean {
+  return mitigation("ssb") === "PRCTL" || (switchToCondStibp.isEnabled() && isSmtPossible());
+}
+
+/** A guest's value must be written before an entry, or the host's after an exit: some bit may be set in the host's. Patched at boot. */
+export function hostSpecCtrlMatters(): boolean {
+  return x86SpecCtrlBase.value() !== 0 || hasTaskSpecCtrl();
 }
 
 /** Bits that `flags` of a task add to the base. */

@@ -1,5 +1,6 @@
 // What a CPU does when there is nothing to do.
-import { cpu } from "../../hardware/index.ts";
+import { cpu, STUB_CLEAR_CPU_BUFFERS } from "../../hardware/index.ts";
+import { cpuBufIdleClear } from "../mitigations/feature-keys.ts";
 import { needResched, schedule } from "./schedule.ts";
 import { reapDeadTasks } from "./task.ts";
 
@@ -18,6 +19,7 @@ function doIdle(): void {
       cpu.enableInterrupts();
       schedule();
     } else {
+      if (cpuBufIdleClear.isEnabled()) cpu.callStub(STUB_CLEAR_CPU_BUFFERS);
       // STI takes effect after the next instruction: no interrupt comes between the question and HLT.
       cpu.halt();
     }

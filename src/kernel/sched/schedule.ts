@@ -5,6 +5,7 @@ import { loadSp0 } from "../entry/descriptor-tables.ts";
 import { sendIpi } from "../entry/ipi.ts";
 import { RESCHEDULE_VECTOR } from "../entry/vectors.ts";
 import { kvmSchedIn, kvmSchedOut } from "../kvm/vcpu-load.ts";
+import { hasTaskSpecCtrl, speculationCtrlUpdate } from "../mitigations/spec-ctrl.ts";
 import { mmdrop, mmgrab } from "../mm/mm.ts";
 import { perCpuBase } from "../mm/percpu.ts";
 import { enterLazyTlb, switchMmIrqsOff } from "../mm/switch-mm.ts";
@@ -86,6 +87,8 @@ function contextSwitch(rq: RunQueue, prev: Ptr<"task_struct">, next: Ptr<"task_s
       from.activeMm = NULL;
     }
   }
+  // Kernel: __switch_to_xtra().
+  if (hasTaskSpecCtrl()) speculationCtrlUpdate(from.thread.specFlags, to.thread.specFlags);
   rq.prev = prev;
   currentTask.set(next);
   const top = addVirt(to.stack, THREAD_SIZE);

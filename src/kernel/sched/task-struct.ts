@@ -22,6 +22,8 @@ export const TASK_COMM_LEN = 16;
 export const ThreadStruct = struct("thread_struct", {
   /** Saved RSP while the task does not run. Read and written by the stub __switch_to_asm. */
   sp: word,
+  /** What the task asked for by prctl(PR_SET_SPECULATION_CTRL): TIF_SSBD, TIF_SPEC_IB and their kin (mitigations/spec-ctrl.ts). */
+  specFlags: u32,
   asiState: embedded(AsiState),
 });
 

@@ -5,18 +5,23 @@ import {
   INTR_INFO_TYPE_MASK,
   INTR_INFO_VALID_MASK,
   INTR_TYPE_NMI_INTR,
+  NULL,
   type Ptr,
   VECTOR_NMI,
   VMCS,
   VMX_EXIT_REASONS_FAILED_VMENTRY,
 } from "../../../hardware/index.ts";
+import { flushTaints } from "../../asi/asi-options.ts";
 import { asiEnter, asiRelax } from "../../asi/asi-transition.ts";
+import { clearCpuBufVm } from "../../mitigations/feature-keys.ts";
+import { hostSpecCtrlMatters } from "../../mitigations/spec-ctrl.ts";
+import { vmscapeAfterVmExit } from "../../mitigations/vmscape.ts";
 import { getCurrentCr3Fast } from "../../mm/cr3.ts";
 import { TRACE_VM_ENTRY, trace } from "../../trace.ts";
-import { Kvm, rsbVmexit, VCPU_REGS, type VcpuVmx, vmxL1dMayFlush } from "../kvm-struct.ts";
+import { Kvm, type KvmVcpu, VCPU_REGS, type VcpuVmx, vmxL1dMayFlush } from "../kvm-struct.ts";
 import { vmxL1dFlush } from "../l1d-flush.ts";
 import { registerAddress, vmwriteWord } from "../regs.ts";
-import { VMX_RUN_VMRESUME, VMX_VCPU_RUN, VMX_VCPU_RUN_RSB } from "./enter-stub.ts";
+import { enterStubSymbols, VMX_RUN_CLEAR_CPU_BUFFERS, VMX_RUN_SPEC_CTRL, VMX_RUN_VMRESUME } from "./enter-stub.ts";
 
 /** exit_reason when the VM entry instruction failed (kernel: vmx->exit_reason.full = 0xdead). */
 export const EXIT_REASON_ENTRY_FAILED = 0xdead;
@@ -27,6 +32,16 @@ function isNmiExit(vmx: VcpuVmx, exitReason: number): boolean {
   const info = cpu.vmread(VMCS.VM_EXIT_INTR_INFO);
   vmx.exitIntrInfo = info;
   return (info & INTR_INFO_VALID_MASK) !== 0 && (info & INTR_INFO_TYPE_MASK) === INTR_TYPE_NMI_INTR;
+}
+
+/** What the entry stub does about buffers and IA32_SPEC_CTRL: VMX_RUN_* (kernel: `__vmx_vcpu_run_flags()`). */
+function protectionFlags(vcpu: KvmVcpu): number {
+  let flags = 0;
+  // With flush_taints asi_enter() has cleared the buffers where something was in them that the guest must not see.
+  const followsTaints = flushTaints.key.isEnabled() && Kvm.at(vcpu.kvm).asi !== NULL;
+  if (clearCpuBufVm.isEnabled() && !followsTaints) flags |= VMX_RUN_CLEAR_CPU_BUFFERS;
+  if (hostSpecCtrlMatters()) flags |= VMX_RUN_SPEC_CTRL;
+  return flags;
 }
 
 /** Kernel: `vmx_vcpu_enter_exit()`. Interrupts off. */
@@ -50,12 +65,13 @@ export function vmxVcpuEnterExit(vcpu: Ptr<"kvm_vcpu">, vmx: VcpuVmx, isLaunched
   const { cr2 } = common;
   if (cr2 !== cpu.readCr2()) cpu.writeCr2(cr2);
 
-  const stub = rsbVmexit.isEnabled() ? VMX_VCPU_RUN_RSB : VMX_VCPU_RUN;
-  const failed = cpu.callStub(stub, vmx.address, registerAddress(vcpu, VCPU_REGS.RAX), isLaunched ? VMX_RUN_VMRESUME : 0);
+  const flags = (isLaunched ? VMX_RUN_VMRESUME : 0) | protectionFlags(common);
+  const failed = cpu.callStub(enterStubSymbols().run, vmx.address, registerAddress(vcpu, VCPU_REGS.RAX), flags);
   vmx.fail = failed;
 
   common.cr2 = cpu.readCr2();
   vmx.idtVectoringInfo = 0;
+  vmscapeAfterVmExit();
 
   // Before any exit handler, and before an NMI is handled: from here on the CPU may leave the restricted address space for good.
   asiRelax();

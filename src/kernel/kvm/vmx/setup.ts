@@ -21,12 +21,12 @@ import { symbolAddress } from "../../boot/kernel-text.ts";
 import { cpuTss, gdtPage, idtTable } from "../../entry/descriptor-tables.ts";
 import { __KERNEL_CS, __KERNEL_DS, GDT_ENTRY_TSS } from "../../entry/vectors.ts";
 import { pa } from "../../mm/layout.ts";
-import { GUEST_MSR, Kvm, KvmGlobals, KvmVcpu, kvmGlobals, rsbVmexit, VCPU_REGS, type VcpuVmx } from "../kvm-struct.ts";
+import { GUEST_MSR, Kvm, KvmGlobals, KvmVcpu, kvmGlobals, VCPU_REGS, type VcpuVmx } from "../kvm-struct.ts";
 import { constructEptp } from "../mmu.ts";
 import { kvmRegisterWrite, registerAddress, setRflags, vmwriteWord } from "../regs.ts";
 import { toVmx } from "../vcpu-load.ts";
 import { CR0_GUEST_OWNED, CR4_GUEST_OWNED, vmxSetCr0, vmxSetCr4, vmxSetEfer } from "./control-registers.ts";
-import { VMX_VMEXIT, VMX_VMEXIT_RSB } from "./enter-stub.ts";
+import { enterStubSymbols } from "./enter-stub.ts";
 import { SEGMENT_NAMES, vmxResetSegment } from "./segments.ts";
 
 /** Exceptions that exit: #UD, because instructions of the other vendor's virtualization are emulated; #MC and #AC, the host's business. */
@@ -64,7 +64,7 @@ function vmxSetConstantHostState(vmx: VcpuVmx): void {
   for (const field of [VMCS.HOST_DS_SELECTOR, VMCS.HOST_ES_SELECTOR, VMCS.HOST_FS_SELECTOR, VMCS.HOST_GS_SELECTOR])
     cpu.vmwrite(field, 0, 0);
   vmwriteWord(VMCS.HOST_IDTR_BASE, idtTable);
-  vmwriteWord(VMCS.HOST_RIP, symbolAddress(rsbVmexit.isEnabled() ? VMX_VMEXIT_RSB : VMX_VMEXIT));
+  vmwriteWord(VMCS.HOST_RIP, symbolAddress(enterStubSymbols().vmexit));
   cpu.vmwrite(VMCS.HOST_IA32_SYSENTER_CS, 0, 0);
   vmwriteWord(VMCS.HOST_IA32_SYSENTER_EIP, 0);
   vmwriteWord(VMCS.HOST_IA32_SYSENTER_ESP, 0);
