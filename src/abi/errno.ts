@@ -10,6 +10,7 @@ export const ENOEXEC = -8 as Errno;
 export const EBADF = -9 as Errno;
 export const EAGAIN = -11 as Errno;
 export const ENOMEM = -12 as Errno;
+export const EACCES = -13 as Errno;
 export const EFAULT = -14 as Errno;
 export const EBUSY = -16 as Errno;
 export const EEXIST = -17 as Errno;

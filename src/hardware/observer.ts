@@ -34,6 +34,12 @@ export function isSensitiveOwner(label: Owner): boolean {
 /** What was handed out: whole frames (a direct-map address), an object of a slab, a virtually contiguous area, per-CPU memory (an offset). */
 export type MemoryKind = "pages" | "slab" | "vmalloc" | "percpu";
 
+/**
+ * Number, with kind USER, of what several processes map, or may: shared memory, pages of files, memory that a fork shares until one of
+ * both writes. Each of them may read it, so it is nobody else's secret to them; no process has this number.
+ */
+export const SHARED_BY_PROCESSES = 0;
+
 export interface Observer {
   /** A kernel trace event: number, then up to three values. Called only while the path is live. */
   trace(event: number, a: number, b: number, c: number): void;

@@ -20,6 +20,7 @@ import {
   word,
 } from "../../hardware/index.ts";
 import { AsiTaintPolicy } from "../asi/asi-struct.ts";
+import { spinlock } from "../spinlock.ts";
 import { staticStruct } from "../static-data.ts";
 import { staticKey } from "../static-key.ts";
 
@@ -57,6 +58,13 @@ export const Kvm = struct("kvm", {
   usersCount: i32,
   /** Next in vm_list. Under kvm_lock. */
   vmListNext: pointer("kvm"),
+  /** Guards the leaves of the EPT against memory that changes meanwhile. Taken with interrupts on. */
+  mmuLock: spinlock,
+  // Under mmuLock.
+  /** Changes of user memory under way (kernel: mmu_invalidate_in_progress). */
+  mmuInvalidateInProgress: u32,
+  /** Counts changes that are over (kernel: mmu_invalidate_seq). */
+  mmuInvalidateSeq: u32,
   // Under slotsLock.
   slotsLock: u32,
   memslots: array(embedded(KvmMemorySlot), KVM_USER_MEM_SLOTS),

@@ -4,6 +4,7 @@ import { EEXIST, EINVAL, type Errno, KVM_MEM_READONLY, MEMORY_REGION } from "../
 import { addVirt, cpu, isPageAligned, PAGE_SIZE, type Ptr, type VirtAddr, virtAddr } from "../../hardware/index.ts";
 import { accessOk } from "../mm/layout.ts";
 import { mutexLock, mutexUnlock } from "../sched/mutex.ts";
+import { spinLock, spinUnlock } from "../spinlock.ts";
 import { KVM_USER_MEM_SLOTS, Kvm, type KvmMemorySlot } from "./kvm-struct.ts";
 import { kvmZapGfnRange } from "./mmu.ts";
 import { kvmFlushRemoteTlbs } from "./requests.ts";
@@ -74,7 +75,12 @@ function commitRegion(kvm: Ptr<"kvm">, view: Kvm, region: Region): void {
   const slot = view.memslots.get(region.slot);
   const { npages, baseGfn } = slot;
   slot.npages = 0;
-  if (npages !== 0 && kvmZapGfnRange(kvm, baseGfn, npages)) kvmFlushRemoteTlbs(kvm);
+  // A fault that found the slot before, and has not mapped its page yet, looks again.
+  spinLock(view.mmuLock);
+  view.mmuInvalidateSeq = (view.mmuInvalidateSeq + 1) >>> 0;
+  const isFlushOwed = npages !== 0 && kvmZapGfnRange(kvm, baseGfn, npages);
+  spinUnlock(view.mmuLock);
+  if (isFlushOwed) kvmFlushRemoteTlbs(kvm);
   slot.baseGfn = region.gpa / PAGE_SIZE;
   slot.userspaceAddr = virtAddr(region.hva);
   slot.flags = region.flags;

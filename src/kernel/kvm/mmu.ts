@@ -29,7 +29,8 @@ import { __GFP_ZERO, GFP_KERNEL_ACCOUNT } from "../mm/gfp.ts";
 import { pa, va } from "../mm/layout.ts";
 import { freePages, getFreePages, setPageOwner } from "../mm/page-alloc.ts";
 import { physToPage } from "../mm/page-struct.ts";
-import { getUserPage } from "../mm/user-memory.ts";
+import { getUserPage, putUserPage } from "../mm/user-memory.ts";
+import { spinLock, spinUnlock } from "../spinlock.ts";
 import { Kvm, type KvmMemorySlot } from "./kvm-struct.ts";
 import { gfnToMemslot } from "./memslots.ts";
 
@@ -107,20 +108,37 @@ export const FAULT_READONLY = 2;
  */
 export function kvmTdpPageFault(kvm: Ptr<"kvm">, gpa: number, isWrite: boolean): number {
   const view = Kvm.at(kvm);
-  const gfn = gfnOf(guestPhysAddr(gpa));
-  const slot = gfnToMemslot(view, gfn);
-  if (slot === undefined) return FAULT_NO_SLOT;
-  const isReadonly = (slot.flags & KVM_MEM_READONLY) !== 0;
-  if (isReadonly && isWrite) return FAULT_READONLY;
-  const frame = getUserPage(view.mm, hvaOf(slot, gfn), !isReadonly);
-  if (isErr(frame)) return frame === ENOMEM ? ENOMEM : EFAULT;
-  const leaf = walkToLeaf(view.rootHpa, guestPhysAddr(gpa));
-  if (isErr(leaf)) return leaf;
-  const access = isReadonly ? EPT_READ | EPT_EXECUTE : EPT_RWX;
-  cpu.store64(leaf, entryLow(frame, access | EPT_MEMORY_TYPE_WB), entryHigh(frame, 0));
-  // Ground truth: what was the monitor's page is the guest's from now on.
-  setPageOwner(physToPage(frame), owner(OWNER_GUEST, view.label, true));
-  return FAULT_MAPPED;
+  for (;;) {
+    const { mmuInvalidateSeq } = view;
+    const gfn = gfnOf(guestPhysAddr(gpa));
+    const slot = gfnToMemslot(view, gfn);
+    if (slot === undefined) return FAULT_NO_SLOT;
+    const isReadonly = (slot.flags & KVM_MEM_READONLY) !== 0;
+    if (isReadonly && isWrite) return FAULT_READONLY;
+    const frame = getUserPage(view.mm, hvaOf(slot, gfn), !isReadonly);
+    if (isErr(frame)) return frame === ENOMEM ? ENOMEM : EFAULT;
+    const leaf = walkToLeaf(view.rootHpa, guestPhysAddr(gpa));
+    const isMapped = !isErr(leaf) && mapLeaf(view, leaf, frame, isReadonly, mmuInvalidateSeq);
+    // Once mapped, it stays until the notifier takes it away: no reference is needed for that.
+    putUserPage(frame);
+    if (isErr(leaf)) return leaf;
+    if (isMapped) return FAULT_MAPPED;
+    cpu.pause();
+  }
+}
+
+/** @returns false when user memory changed since `seq` was read: the frame may be another now (kernel: `is_page_fault_stale()`) */
+function mapLeaf(view: Kvm, leaf: VirtAddr, frame: PhysAddr, isReadonly: boolean, seq: number): boolean {
+  spinLock(view.mmuLock);
+  const isFresh = view.mmuInvalidateInProgress === 0 && view.mmuInvalidateSeq === seq;
+  if (isFresh) {
+    const access = isReadonly ? EPT_READ | EPT_EXECUTE : EPT_RWX;
+    cpu.store64(leaf, entryLow(frame, access | EPT_MEMORY_TYPE_WB), entryHigh(frame, 0));
+    // Ground truth: what was the monitor's page is the guest's from now on. What it may only read, it puts nothing into.
+    if (!isReadonly) setPageOwner(physToPage(frame), owner(OWNER_GUEST, view.label, true));
+  }
+  spinUnlock(view.mmuLock);
+  return isFresh;
 }
 
 /** User address that backs a guest frame of the slot. */

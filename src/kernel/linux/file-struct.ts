@@ -8,7 +8,9 @@ export const FILE_CONSOLE = 1;
 export const FILE_KVM = 2;
 export const FILE_KVM_VM = 3;
 export const FILE_KVM_VCPU = 4;
-export type FileKind = typeof FILE_CONSOLE | typeof FILE_KVM | typeof FILE_KVM_VM | typeof FILE_KVM_VCPU;
+/** Memory that MAP_SHARED | MAP_ANONYMOUS maps (mm/shmem.ts). */
+export const FILE_SHMEM = 11;
+export type FileKind = typeof FILE_CONSOLE | typeof FILE_KVM | typeof FILE_KVM_VM | typeof FILE_KVM_VCPU | typeof FILE_SHMEM;
 
 /** Kernel: struct file. */
 export const File = struct("file", {
@@ -28,6 +30,8 @@ export interface FileOperations {
   readonly write?: (file: Ptr<"file">, from: VirtAddr, bytes: number) => number;
   /** Kernel address of the page at page offset `pageOffset`, which user space may map (kernel: vm_ops.fault of the mapping). */
   readonly mapPage?: (file: Ptr<"file">, pageOffset: number) => VirtAddr | Errno;
+  /** The page at page offset `pageOffset` with a reference, where the file may lose it at any time; else `mapPage` is enough. */
+  readonly faultPage?: (file: Ptr<"file">, pageOffset: number) => Ptr<"page"> | Errno;
   /** Last reference dropped. */
   readonly release: (file: Ptr<"file">) => void;
 }

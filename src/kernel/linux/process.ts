@@ -25,7 +25,7 @@ import { mmAlloc, mmput } from "../mm/mm.ts";
 import type { MmPtr } from "../mm/mm-struct.ts";
 import { doMmap } from "../mm/mmap.ts";
 import { onlineCpus } from "../mm/percpu.ts";
-import { getUserPage } from "../mm/user-memory.ts";
+import { getUserPage, getUserPageForced, putUserPage } from "../mm/user-memory.ts";
 import { activateOn } from "../sched/schedule.ts";
 import { createUserTask } from "../sched/task.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
@@ -71,9 +71,10 @@ function segmentsOf(process: ProcessConfig): readonly Segment[] {
 /** Writes `content` to user memory of an mm that is not loaded, through the direct map (kernel: `access_remote_vm()`). */
 function writeRemote(mm: MmPtr, address: number, content: Uint8Array): 0 | Errno {
   for (let at = 0; at < content.length; at += PAGE_SIZE) {
-    const frame = getUserPage(mm, virtAddr(address + at), false);
+    const frame = getUserPageForced(mm, virtAddr(address + at));
     if (isErr(frame)) return frame;
     writePage(frame, content.subarray(at, at + PAGE_SIZE));
+    putUserPage(frame);
   }
   return 0;
 }
@@ -130,6 +131,7 @@ export function startProcess(process: ProcessConfig): 0 | Errno {
   const text = getUserPage(mm, virtAddr(PUPPET_TEXT + PUPPET_TRAP_OFFSET), false);
   assert(!isErr(text), () => `no text page of ${process.name}`);
   cpu.registerPuppet(process.puppet, text);
+  putUserPage(text);
   activateOn(created, home);
   return 0;
 }

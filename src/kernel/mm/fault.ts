@@ -1,5 +1,6 @@
 // Page faults (arch/x86/mm/fault.c), with the rule of address space isolation: a fault in kernel mode leaves the restricted address
 // space, and if the access can now succeed it is simply tried again (spec 2.13).
+import { EIO, ENOMEM } from "../../abi/index.ts";
 import {
   CR4_SMEP,
   type Cr3,
@@ -43,7 +44,9 @@ import { isPresent, lookupAddress } from "./page-table.ts";
 import { searchExceptionTables } from "./uaccess.ts";
 import { type Access, handleMmFault } from "./user-memory.ts";
 
-/** Kernel: SIGSEGV. */
+/** Kernel: SIGBUS, SIGKILL, SIGSEGV. */
+const SIGBUS = 7;
+const SIGKILL = 9;
 const SIGSEGV = 11;
 
 /**
@@ -114,15 +117,16 @@ function doUserAddrFault(regs: PtRegs, errorCode: number, address: VirtAddr): vo
   if (hadInterrupts) cpu.enableInterrupts();
   const access: Access = (errorCode & PF_WRITE) !== 0 ? "write" : (errorCode & PF_INSTR) !== 0 ? "execute" : "read";
   const error = handleMmFault(mm, address, access);
-  if (error !== 0) badArea(regs, errorCode, address);
+  // No page of the file there; no memory, where Linux would look for a process to end; no area.
+  if (error !== 0) badArea(regs, errorCode, address, error === EIO ? SIGBUS : error === ENOMEM ? SIGKILL : SIGSEGV);
   else trace(TRACE_PAGE_FAULT, address, errorCode, FAULT_USER_PAGE);
   if (hadInterrupts) cpu.disableInterrupts();
 }
 
 /** Nothing can be mapped there: the user's signal, the kernel's fixup, or the end (kernel: `bad_area_nosemaphore()`, `page_fault_oops()`). */
-function badArea(regs: PtRegs, errorCode: number, address: VirtAddr): void {
+function badArea(regs: PtRegs, errorCode: number, address: VirtAddr, signal = SIGSEGV): void {
   if (userMode(regs)) {
-    forceSig(SIGSEGV, `segfault at ${hex(address)} ip ${hex(regs.rip)} error ${errorCode}`);
+    forceSig(signal, `segfault at ${hex(address)} ip ${hex(regs.rip)} error ${errorCode}`);
     return;
   }
   const rip = regs.rip;

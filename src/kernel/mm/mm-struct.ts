@@ -35,6 +35,10 @@ export const Mm = struct("mm_struct", {
   asi: array(embedded(Asi), ASI_MAX_NUM_CLASSES),
   /** Areas in order of address. */
   mmap: pointer("vm_area_struct"),
+  // Under mmapLock.
+  /** The heap, which brk() moves the end of; `startBrk` is set by who maps a program. */
+  startBrk: virtual,
+  brk: virtual,
 });
 export type Mm = View<typeof Mm>;
 export type MmPtr = Ptr<"mm_struct">;
@@ -44,6 +48,12 @@ export const VM_READ = 1;
 export const VM_WRITE = 2;
 export const VM_EXEC = 4;
 export const VM_SHARED = 8;
+/** What mprotect() may ask for: each of VM_READ, VM_WRITE and VM_EXEC, four bits up. */
+export const VM_MAYREAD = 0x10;
+export const VM_MAYWRITE = 0x20;
+export const VM_MAYEXEC = 0x40;
+export const VM_GROWSDOWN = 0x100;
+export const VM_ACCESS_FLAGS = VM_READ | VM_WRITE | VM_EXEC;
 
 /** Kernel: struct vm_area_struct. */
 export const VmArea = struct("vm_area_struct", {
@@ -54,7 +64,7 @@ export const VmArea = struct("vm_area_struct", {
   mm: pointer("mm_struct"),
   /** Mapped file, or NULL for anonymous memory; the area holds a reference. */
   file: pointer("file"),
-  /** Page offset of `start` in the file (kernel: vm_pgoff). */
+  /** Page offset of `start` in the file, or of anonymous memory its page number, so that neighbours can be joined (kernel: vm_pgoff). */
   pageOffset: word,
 });
 export type VmArea = View<typeof VmArea>;

@@ -1,26 +1,12 @@
 // The life of a user address space. Its kernel half is a copy of the kernel's own root entries, which never change after boot.
-import {
-  addVirt,
-  assert,
-  cpu,
-  ENTRIES_PER_TABLE,
-  entryFrame,
-  KERNEL_PGD_BOUNDARY,
-  type Level,
-  levelSize,
-  NULL,
-  PAGE_SIZE,
-  type PhysAddr,
-  PTE_PRESENT,
-  type VirtAddr,
-} from "../../hardware/index.ts";
+import { addVirt, assert, cpu, KERNEL_PGD_BOUNDARY, NULL, PAGE_SIZE } from "../../hardware/index.ts";
 import { ASI_MAX_NUM_CLASSES } from "../asi/asi-struct.ts";
-import { asiClearUserPgd, asiDestroyUserspace, asiInitMm } from "../asi/asi-user.ts";
+import { asiDestroyUserspace, asiInitMm } from "../asi/asi-user.ts";
 import { staticBytes } from "../static-data.ts";
 import { __GFP_ZERO, GFP_KERNEL } from "./gfp.ts";
 import { va } from "./layout.ts";
 import { INIT_MM_CTX_ID, initMm, Mm, type MmPtr } from "./mm-struct.ts";
-import { unmapAll } from "./mmap.ts";
+import { exitMmap } from "./mmap.ts";
 import { allocPages, freePages } from "./page-alloc.ts";
 import { pageToPhys } from "./page-struct.ts";
 import { kfree, kmalloc } from "./slab.ts";
@@ -29,6 +15,9 @@ import { kfree, kmalloc } from "./slab.ts";
 const lastMmCtxId = staticBytes("last_mm_ctx_id", 4, 4);
 /** Numbers of mm's in labels of owners. */
 const lastMmNumber = staticBytes("last_mm_number", 4, 4);
+
+/** Labels have 13 bits for it. */
+const MAX_MM_NUMBER = 0x1fff;
 
 const ENTRY_BYTES = 8;
 const KERNEL_HALF = KERNEL_PGD_BOUNDARY * ENTRY_BYTES;
@@ -49,7 +38,8 @@ export function mmAlloc(): MmPtr {
   view.users = 1;
   view.count = 1;
   view.context.ctxId = cpu.rmw("add", lastMmCtxId, 4, 1) + INIT_MM_CTX_ID + 1;
-  view.number = cpu.rmw("add", lastMmNumber, 4, 1) + 1;
+  // 1 to the largest that a label holds, and again: 0 means several.
+  view.number = (cpu.rmw("add", lastMmNumber, 4, 1) % MAX_MM_NUMBER) + 1;
   if (asiInitMm(mm) !== 0) {
     freePages(root, 0);
     kfree(mm);
@@ -72,7 +62,7 @@ export function mmput(mm: MmPtr): void {
   const users = adjust(mm, Mm.offset.users, -1);
   assert(users >= 0, () => `mmput() of an mm without users: ${Mm.at(mm).number}`);
   if (users > 0) return;
-  unmapAll(mm);
+  exitMmap(mm);
   mmdrop(mm);
 }
 
@@ -93,23 +83,4 @@ export function mmdrop(mm: MmPtr): void {
   }
   freePages(va(view.pgd), 0);
   kfree(mm);
-}
-
-/** Frees the tables of the user half. Nothing is mapped in them any more and the TLBs know it (kernel: `free_pgtables()`). */
-export function freePageTables(mm: MmPtr): void {
-  freeTables(mm, Mm.at(mm).pgd, 4, KERNEL_PGD_BOUNDARY);
-}
-
-function freeTables(mm: MmPtr, table: PhysAddr, level: Level, entries: number): void {
-  for (let i = 0; i < entries; i++) {
-    const entry = addVirt(va(table), i * ENTRY_BYTES);
-    const low = cpu.load64(entry);
-    const high = cpu.high;
-    if ((low & PTE_PRESENT) === 0) continue;
-    const below = entryFrame(low, high);
-    if (level > 2) freeTables(mm, below, (level - 1) as Level, ENTRIES_PER_TABLE);
-    cpu.store64(entry, 0, 0);
-    if (level === 4) asiClearUserPgd(mm, (i * levelSize(4)) as VirtAddr); // an address of the user half
-    freePages(va(below), 0);
-  }
 }

@@ -1,32 +1,54 @@
-// The areas of a user address space: mmap, munmap, and taking memory away. Changes are made under the mm's lock; what was taken away is
-// flushed from every TLB, and from the guests of its VMs, before the frames are given back (S8).
-import { EEXIST, EINVAL, ENOMEM, type Errno, MAP_FIXED, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE } from "../../abi/index.ts";
-import { addVirt, isPageAligned, levelSize, NULL, PAGE_SIZE, type Ptr, pageUp, type VirtAddr } from "../../hardware/index.ts";
-import { kvmMmuNotifierInvalidateRange } from "../kvm/mmu-notifier.ts";
-import { fput, getFile } from "../linux/file.ts";
+// The areas of a user address space: mmap, munmap, brk (mm/mmap.c). Changes are made under the mm's lock; what was taken away is gone
+// from every TLB, and from the guests of its VMs, before the frames are given back (S8).
+import {
+  EEXIST,
+  EINVAL,
+  ENOMEM,
+  EPERM,
+  type Errno,
+  isErr,
+  MAP_FIXED,
+  MAP_FIXED_NOREPLACE,
+  MAP_GROWSDOWN,
+  MAP_SHARED,
+  PROT_EXEC,
+  PROT_READ,
+  PROT_WRITE,
+} from "../../abi/index.ts";
+import { addVirt, isPageAligned, NULL, PAGE_SIZE, type Ptr, pageDown, pageUp, type VirtAddr } from "../../hardware/index.ts";
+import { kvmMmuNotifierInvalidateEnd, kvmMmuNotifierInvalidateStart } from "../kvm/mmu-notifier.ts";
+import { getFile } from "../linux/file.ts";
 import { spinLock, spinUnlock } from "../spinlock.ts";
-import { TRACE_UNMAPPED, trace } from "../trace.ts";
-import { GFP_KERNEL } from "./gfp.ts";
 import { accessOk, MMAP_BASE, MMAP_MIN_ADDR, TASK_SIZE_MAX } from "./layout.ts";
-import { freePageTables } from "./mm.ts";
-import { Mm, type MmPtr, VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, VmArea, type VmaPtr } from "./mm-struct.ts";
-import { putPage } from "./page-alloc.ts";
-import { type PagePtr, physToPage } from "./page-struct.ts";
-import { clearEntry, frameOf, isPresent, lookupAddress } from "./page-table.ts";
-import { kfree, kmalloc } from "./slab.ts";
-import { flushTlbMm, flushTlbMmRange } from "./tlb.ts";
+import {
+  Mm,
+  type MmPtr,
+  VM_EXEC,
+  VM_GROWSDOWN,
+  VM_MAYEXEC,
+  VM_MAYREAD,
+  VM_MAYWRITE,
+  VM_READ,
+  VM_SHARED,
+  VM_WRITE,
+  VmArea,
+  type VmaPtr,
+} from "./mm-struct.ts";
+import { type MmuGather, tlbFinishMmu, tlbGatherMmu, unmapPageRange } from "./mmu-gather.ts";
+import { shmemKernelFileSetup } from "./shmem.ts";
+import { unlinkUserTables } from "./user-tables.ts";
+import { anonymousOffset, detachVmas, findVma, isRangeFree, mergeVma, previousVma, splitAt, vmaAlloc, vmaFree, vmaLink } from "./vma.ts";
 
-/** The first area that ends above `address`, or NULL (kernel: `find_vma()`). Under the lock. */
-export function findVma(mm: MmPtr, address: VirtAddr): VmaPtr {
-  let vma = Mm.at(mm).mmap;
-  while (vma !== NULL && VmArea.at(vma).end <= address) vma = VmArea.at(vma).next;
-  return vma;
-}
+/** Room that is kept below an area that grows down (kernel: stack_guard_gap, 256 pages). */
+export const STACK_GUARD_GAP = 256 * PAGE_SIZE;
+
+/** End of the user half of the tables. */
+const USER_TABLES_CEILING = 2 ** 47;
 
 /**
  * Maps `bytes` bytes: of `file` from page `pageOffset` on, or anonymous memory if `file` is NULL (kernel: `do_mmap()`). `address` is a
  * wish, or with MAP_FIXED the place, and what was there goes. Takes its own reference to the file. May block.
- * @returns the address; EINVAL; ENOMEM.
+ * @returns the address; EINVAL; ENOMEM; EPERM: below mmap_min_addr; EEXIST: MAP_FIXED_NOREPLACE found something.
  */
 export function doMmap(
   mm: MmPtr,
@@ -38,86 +60,149 @@ export function doMmap(
   pageOffset: number,
 ): VirtAddr | Errno {
   const length = pageUp(bytes);
-  if (bytes <= 0 || !isPageAligned(address)) return EINVAL;
-  if (!accessOk(address, length)) return ENOMEM;
-  const isFixed = (flags & MAP_FIXED) !== 0;
-  if (isFixed && address < MMAP_MIN_ADDR) return EINVAL;
-  const vma = kmalloc(VmArea.bytes, GFP_KERNEL) as VmaPtr;
+  const isFixed = (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) !== 0;
+  if (bytes <= 0 || (isFixed && !isPageAligned(address))) return EINVAL;
+  const wish = pageDown(address);
+  if (!accessOk(wish, length)) return ENOMEM;
+  if (isFixed && wish < MMAP_MIN_ADDR) return EPERM;
+  const vma = vmaAlloc(mm);
   if (vma === NULL) return ENOMEM;
-  if (isFixed) {
-    const error = doMunmap(mm, address, length);
-    if (error !== 0) {
-      kfree(vma);
-      return error;
-    }
+  const backing = backingFile(file, length, flags);
+  if (isErr(backing)) {
+    vmaFree(vma);
+    return backing;
   }
   const view = VmArea.at(vma);
+  view.file = backing;
+  view.flags = vmFlags(protection, flags);
+  const removed: VmaPtr[] = [];
   const { mmapLock } = Mm.at(mm);
   spinLock(mmapLock);
-  const start = isFixed ? address : getUnmappedArea(mm, address, length);
-  const isFree = start !== 0 && isRangeFree(mm, start, length);
-  if (isFree) {
+  const start = placeFor(mm, wish, length, flags, removed);
+  if (!isErr(start)) {
     view.start = start;
     view.end = addVirt(start, length);
-    view.flags = vmFlags(protection, flags);
-    view.mm = mm;
-    view.file = file;
-    view.pageOffset = pageOffset;
-    linkVma(mm, vma);
+    view.pageOffset = backing === NULL ? anonymousOffset(start) : file === NULL ? 0 : pageOffset;
+    vmaLink(mm, vma);
+    mergeVma(mm, vma);
   }
   spinUnlock(mmapLock);
-  if (!isFree) {
-    kfree(vma);
-    return isFixed ? EEXIST : ENOMEM;
-  }
-  if (file !== NULL) getFile(file);
+  for (const gone of removed) vmaFree(gone);
+  if (isErr(start)) vmaFree(vma);
   return start;
+}
+
+/** What the pages come from, with a reference: the file, an object of shared memory, or nothing (NULL). @returns ENOMEM. */
+function backingFile(file: Ptr<"file">, bytes: number, flags: number): Ptr<"file"> | Errno {
+  if (file !== NULL) {
+    getFile(file);
+    return file;
+  }
+  return (flags & MAP_SHARED) !== 0 ? shmemKernelFileSetup(bytes) : NULL;
+}
+
+/** Where the new area goes; with MAP_FIXED what is there is unmapped. Under the lock. */
+function placeFor(mm: MmPtr, wish: VirtAddr, bytes: number, flags: number, removed: VmaPtr[]): VirtAddr | Errno {
+  if ((flags & MAP_FIXED_NOREPLACE) !== 0) return isRangeFree(mm, wish, bytes) ? wish : EEXIST;
+  if ((flags & MAP_FIXED) === 0) {
+    const place = getUnmappedArea(mm, wish, bytes);
+    return place === 0 ? ENOMEM : place;
+  }
+  const error = unmapLocked(mm, wish, addVirt(wish, bytes), removed);
+  return error === 0 ? wish : error;
 }
 
 /** Unmaps `[address, address + bytes)`, areas cut at its ends (kernel: `do_munmap()`). Interrupts on. @returns 0; EINVAL; ENOMEM. */
 export function doMunmap(mm: MmPtr, address: VirtAddr, bytes: number): 0 | Errno {
   const length = pageUp(bytes);
   if (length === 0 || !isPageAligned(address) || !accessOk(address, length)) return EINVAL;
-  const end = addVirt(address, length);
-  // An area that is cut in the middle becomes two: the record of the second is made before the lock is taken.
-  const spare = kmalloc(VmArea.bytes, GFP_KERNEL) as VmaPtr;
-  if (spare === NULL) return ENOMEM;
+  const removed: VmaPtr[] = [];
   const { mmapLock } = Mm.at(mm);
   spinLock(mmapLock);
-  const { removed, isSpareUsed } = cutAreas(mm, address, end, spare);
-  const pages = unmapRange(mm, address, end);
+  const error = unmapLocked(mm, address, addVirt(address, length), removed);
   spinUnlock(mmapLock);
-  // Before the frames are anybody else's: no guest and no TLB may still reach them.
-  kvmMmuNotifierInvalidateRange(mm, address, end);
-  flushTlbMmRange(mm, address, end);
-  trace(TRACE_UNMAPPED, mm, address, end);
-  for (const page of pages) putPage(page);
-  for (const vma of removed) freeVma(vma);
-  if (!isSpareUsed) kfree(spare);
+  for (const vma of removed) vmaFree(vma);
+  return error;
+}
+
+/** The areas taken out are added to `removed`: their files are closed without the lock. */
+function unmapLocked(mm: MmPtr, start: VirtAddr, end: VirtAddr, removed: VmaPtr[]): 0 | Errno {
+  const error = splitAt(mm, start, end);
+  if (error !== 0) return error;
+  const vmas = detachVmas(mm, start, end);
+  if (vmas.length === 0) return 0;
+  removed.push(...vmas);
+  const next = findVma(mm, start);
+  const ceiling = next === NULL ? USER_TABLES_CEILING : VmArea.at(next).start;
+  const previous = previousVma(mm, next);
+  const floor = previous === NULL ? 0 : VmArea.at(previous).end;
+  kvmMmuNotifierInvalidateStart(mm, start, end);
+  const gather = tlbGatherMmu(mm);
+  for (const vma of vmas) unmapArea(gather, vma);
+  gather.tables.push(...unlinkUserTables(mm, start, end, floor, ceiling));
+  tlbFinishMmu(gather, start, end);
+  kvmMmuNotifierInvalidateEnd(mm);
   return 0;
 }
 
-/** Unmaps everything and frees the tables of the user half (kernel: `exit_mmap()`). Nobody uses the mm any more. */
-export function unmapAll(mm: MmPtr): void {
-  const pages: PagePtr[] = [];
-  for (let vma = Mm.at(mm).mmap; vma !== NULL; vma = VmArea.at(vma).next) {
-    const { start, end } = VmArea.at(vma);
-    pages.push(...unmapRange(mm, start, end));
-  }
-  kvmMmuNotifierInvalidateRange(mm, NULL, TASK_SIZE_MAX);
-  flushTlbMm(mm);
-  for (const page of pages) putPage(page);
-  freePageTables(mm);
-  for (let vma = Mm.at(mm).mmap; vma !== NULL; vma = Mm.at(mm).mmap) {
-    Mm.at(mm).mmap = VmArea.at(vma).next;
-    freeVma(vma);
-  }
+function unmapArea(gather: MmuGather, vma: VmaPtr): void {
+  const { start, end } = VmArea.at(vma);
+  unmapPageRange(gather, start, end);
 }
 
-function freeVma(vma: VmaPtr): void {
-  const { file } = VmArea.at(vma);
-  kfree(vma);
-  if (file !== NULL) fput(file);
+/** Unmaps everything and frees the tables of the user half (kernel: `exit_mmap()`). Nobody uses the mm any more. Interrupts on. */
+export function exitMmap(mm: MmPtr): void {
+  const gather = tlbGatherMmu(mm);
+  const { mmapLock } = Mm.at(mm);
+  spinLock(mmapLock);
+  kvmMmuNotifierInvalidateStart(mm, NULL, TASK_SIZE_MAX);
+  const removed: VmaPtr[] = [];
+  for (let vma = Mm.at(mm).mmap; vma !== NULL; vma = VmArea.at(vma).next) {
+    unmapArea(gather, vma);
+    removed.push(vma);
+  }
+  gather.tables.push(...unlinkUserTables(mm, NULL, TASK_SIZE_MAX, 0, USER_TABLES_CEILING));
+  Mm.at(mm).mmap = NULL;
+  tlbFinishMmu(gather, NULL, TASK_SIZE_MAX);
+  kvmMmuNotifierInvalidateEnd(mm);
+  spinUnlock(mmapLock);
+  for (const vma of removed) vmaFree(vma);
+}
+
+/**
+ * Moves the end of the heap to `wish` (kernel: the system call brk). Interrupts on.
+ * @returns the new end, or the old one where that cannot be: in the way of another area, below the start, no memory
+ */
+export function doBrk(mm: MmPtr, wish: number): VirtAddr {
+  const view = Mm.at(mm);
+  const removed: VmaPtr[] = [];
+  spinLock(view.mmapLock);
+  const { startBrk, brk } = view;
+  const isDone = wish >= startBrk && wish <= TASK_SIZE_MAX && moveBrk(mm, pageUp(brk), pageUp(wish), removed);
+  if (isDone) view.brk = wish as VirtAddr; // between two addresses
+  spinUnlock(view.mmapLock);
+  for (const vma of removed) vmaFree(vma);
+  return isDone ? (wish as VirtAddr) : brk;
+}
+
+/** Under the lock; both page aligned. */
+function moveBrk(mm: MmPtr, from: number, to: number, removed: VmaPtr[]): boolean {
+  const start = Math.min(from, to) as VirtAddr; // one of both
+  const bytes = Math.abs(to - from);
+  if (bytes === 0) return true;
+  if (to < from) return unmapLocked(mm, start, addVirt(start, bytes), removed) === 0;
+  const next = findVma(mm, start);
+  if (next !== NULL && areaFloor(VmArea.at(next)) < to) return false;
+  const vma = vmaAlloc(mm);
+  if (vma === NULL) return false;
+  const view = VmArea.at(vma);
+  view.start = start;
+  view.end = addVirt(start, bytes);
+  view.flags = vmFlags(PROT_READ | PROT_WRITE, 0);
+  view.pageOffset = anonymousOffset(start);
+  vmaLink(mm, vma);
+  mergeVma(mm, vma);
+  return true;
 }
 
 function vmFlags(protection: number, flags: number): number {
@@ -125,100 +210,32 @@ function vmFlags(protection: number, flags: number): number {
     ((protection & PROT_READ) !== 0 ? VM_READ : 0) |
     ((protection & PROT_WRITE) !== 0 ? VM_WRITE : 0) |
     ((protection & PROT_EXEC) !== 0 ? VM_EXEC : 0) |
-    ((flags & MAP_SHARED) !== 0 ? VM_SHARED : 0)
+    ((flags & MAP_SHARED) !== 0 ? VM_SHARED : 0) |
+    ((flags & MAP_GROWSDOWN) !== 0 ? VM_GROWSDOWN : 0) |
+    VM_MAYREAD |
+    VM_MAYWRITE |
+    VM_MAYEXEC
   );
 }
 
-function isRangeFree(mm: MmPtr, start: VirtAddr, bytes: number): boolean {
-  const vma = findVma(mm, start);
-  return vma === NULL || VmArea.at(vma).start >= start + bytes;
+/** Lowest address that must stay free for an area (kernel: `vm_start_gap()`). */
+function areaFloor(vma: VmArea): number {
+  const { start, flags } = vma;
+  return (flags & VM_GROWSDOWN) !== 0 ? Math.max(0, start - STACK_GUARD_GAP) : start;
 }
 
 /** The wish if it is free, else the highest gap below the mmap base; 0 when there is none (kernel: `get_unmapped_area()`, top down). */
 function getUnmappedArea(mm: MmPtr, wish: VirtAddr, bytes: number): VirtAddr {
-  if (wish >= MMAP_MIN_ADDR && isRangeFree(mm, wish, bytes)) return wish;
+  if (wish >= MMAP_MIN_ADDR && isRangeFree(mm, wish, bytes)) {
+    const next = findVma(mm, wish);
+    if (next === NULL || areaFloor(VmArea.at(next)) >= wish + bytes) return wish;
+  }
   let best: VirtAddr = NULL;
   let floor = MMAP_MIN_ADDR;
   for (let vma = Mm.at(mm).mmap; ; vma = VmArea.at(vma).next) {
-    const ceiling = vma === NULL ? MMAP_BASE : (Math.min(MMAP_BASE, VmArea.at(vma).start) as VirtAddr);
+    const ceiling = vma === NULL ? MMAP_BASE : (Math.min(MMAP_BASE, areaFloor(VmArea.at(vma))) as VirtAddr); // one of both
     if (ceiling - floor >= bytes) best = addVirt(ceiling, -bytes);
     if (vma === NULL) return best;
     floor = VmArea.at(vma).end;
   }
-}
-
-/** Puts an area where its address belongs. Under the lock. */
-function linkVma(mm: MmPtr, vma: VmaPtr): void {
-  const view = VmArea.at(vma);
-  const { start } = view;
-  let previous: VmaPtr = NULL;
-  let next = Mm.at(mm).mmap;
-  while (next !== NULL && VmArea.at(next).start < start) {
-    previous = next;
-    next = VmArea.at(next).next;
-  }
-  view.next = next;
-  if (previous === NULL) Mm.at(mm).mmap = vma;
-  else VmArea.at(previous).next = vma;
-}
-
-interface Cut {
-  readonly removed: readonly VmaPtr[];
-  readonly isSpareUsed: boolean;
-}
-
-/** Takes `[start, end)` out of the list of areas: whole ones are unlinked, others shortened. Under the lock. */
-function cutAreas(mm: MmPtr, start: VirtAddr, end: VirtAddr, spare: VmaPtr): Cut {
-  const removed: VmaPtr[] = [];
-  let isSpareUsed = false;
-  let previous: VmaPtr = NULL;
-  let vma = Mm.at(mm).mmap;
-  while (vma !== NULL) {
-    const view = VmArea.at(vma);
-    const { start: from, end: to, next } = view;
-    if (from >= end) break;
-    if (to > end) {
-      // The part behind the cut: a record of its own if there is a part before it too.
-      const tail = from < start ? VmArea.at(spare) : view;
-      if (from < start) {
-        isSpareUsed = true;
-        tail.flags = view.flags;
-        tail.mm = mm;
-        tail.file = view.file;
-        tail.end = to;
-        tail.next = next;
-        view.next = spare;
-        if (view.file !== NULL) getFile(view.file);
-      }
-      tail.pageOffset = view.pageOffset + (end - from) / PAGE_SIZE;
-      tail.start = end;
-    }
-    if (from < start && to > start) view.end = start;
-    if (from >= start && to <= end) {
-      removed.push(vma);
-      if (previous === NULL) Mm.at(mm).mmap = next;
-      else VmArea.at(previous).next = next;
-    } else {
-      previous = vma;
-    }
-    vma = next;
-  }
-  return { removed, isSpareUsed };
-}
-
-/** Clears the entries of `[start, end)` and returns the pages they named; nothing is flushed (kernel: `unmap_vmas()`). */
-function unmapRange(mm: MmPtr, start: VirtAddr, end: VirtAddr): PagePtr[] {
-  const { pgd } = Mm.at(mm);
-  const pages: PagePtr[] = [];
-  let at: number = start;
-  while (at < end) {
-    const found = lookupAddress(pgd, at as VirtAddr);
-    if (isPresent(found)) {
-      clearEntry(found.entry);
-      pages.push(physToPage(frameOf(found)));
-    }
-    const size = levelSize(found.level);
-    at = (Math.floor(at / size) + 1) * size;
-  }
-  return pages;
 }

@@ -81,17 +81,34 @@ export function flushTlbAll(): void {
   flushTlbKernelRange(NULL, TLB_FLUSH_ALL as VirtAddr);
 }
 
-/** Flushes a range of a user address space wherever it is loaded (kernel: `flush_tlb_mm_range()`). Interrupts on. */
-export function flushTlbMmRange(mm: MmPtr, start: VirtAddr, end: number): void {
+/**
+ * Flushes a range of a user address space wherever it is loaded (kernel: `flush_tlb_mm_range()`). Interrupts on. `freedTables`: page tables
+ * go too, which the processor's caches of paging structures must forget, those of CPUs that only borrow the tables included.
+ */
+export function flushTlbMmRange(mm: MmPtr, start: VirtAddr, end: number, freedTables = false): void {
   const view = Mm.at(mm);
   const generation = (cpu.rmw("add", addVirt(view.context.address, MmContext.offset.tlbGen), 4, 1) + 1) >>> 0;
   const isWhole = end === TLB_FLUSH_ALL || (end - start) / PAGE_SIZE > TLB_SINGLE_PAGE_FLUSH_CEILING;
   const info = prepare(mm, start, isWhole ? TLB_FLUSH_ALL : end, generation);
-  shootDown(info, view.cpumask);
+  shootDown(info, freedTables ? view.cpumask : notLazy(view.cpumask));
   if (loadedMm.get() !== mm) return;
   const flags = localIrqSave();
   flushTlbFunc(info);
   localIrqRestore(flags);
+}
+
+/**
+ * Of `mask`, the CPUs that do not merely borrow the tables: a lazy one uses no user translation, and looks at the generation before it
+ * does again (kernel: `tlb_is_not_lazy()`). After the generation was counted up: who is found lazy here will see it.
+ */
+function notLazy(mask: number): number {
+  let busy = 0;
+  const others = mask & ~(1 << cpu.id);
+  for (let id = 0; others >>> id !== 0; id++) {
+    if ((others & (1 << id)) !== 0 && cpu.load(isLazy.at(perCpuBase(id)), 1) === 0) busy |= 1 << id;
+    if (id === 31) break;
+  }
+  return busy >>> 0;
 }
 
 /** Flushes a user address space wherever it is loaded (kernel: `flush_tlb_mm()`). */

@@ -10,6 +10,7 @@ import {
   type Owner,
   ownerKind,
   ownerNumber,
+  SHARED_BY_PROCESSES,
 } from "../../hardware/index.ts";
 import {
   ASI_CLASS_KVM,
@@ -50,7 +51,7 @@ export type VmOwners = ReadonlyMap<number, number>;
 
 function belongsTo(label: Owner, mmNumber: number, vms: VmOwners): boolean {
   const number = ownerNumber(label);
-  return ownerKind(label) === OWNER_GUEST ? vms.get(number) === mmNumber : number === mmNumber;
+  return ownerKind(label) === OWNER_GUEST ? vms.get(number) === mmNumber : number === mmNumber || number === SHARED_BY_PROCESSES;
 }
 
 function controlTaint(label: Owner, mmNumber: number, vms: VmOwners): number {
