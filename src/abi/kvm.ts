@@ -29,6 +29,10 @@ export const KVM_GET_SUPPORTED_CPUID = iowr(0x05, KVM_CPUID2_BYTES);
 // On a VM.
 export const KVM_CREATE_VCPU = io(0x41);
 export const KVM_SET_USER_MEMORY_REGION = iow(0x46, KVM_USERSPACE_MEMORY_REGION_BYTES);
+/** struct kvm_enable_cap: u32 cap, u32 flags, u64 args[4], 64 bytes of padding. */
+export const KVM_ENABLE_CAP_BYTES = 104;
+export const KVM_ENABLE_CAP_ARGS = 8;
+export const KVM_ENABLE_CAP = iow(0xa3, KVM_ENABLE_CAP_BYTES);
 
 // On a vCPU.
 export const KVM_RUN = io(0x80);
@@ -45,6 +49,11 @@ export const KVM_CAP_NR_VCPUS = 9;
 export const KVM_CAP_NR_MEMSLOTS = 10;
 export const KVM_CAP_MAX_VCPUS = 66;
 export const KVM_CAP_IMMEDIATE_EXIT = 136;
+/**
+ * Cordon's own, outside the range that Linux has assigned: args[0] = 0 says that the monitor holds no secrets, so that its guest may be
+ * entered with the monitor's own data in buffers; 1 says the contrary. Before the first vCPU.
+ */
+export const KVM_CAP_ASI_PROTECT_USER_DATA = 0x10000;
 
 /** Type argument of KVM_CREATE_VM: an ordinary VM. */
 export const KVM_X86_DEFAULT_VM = 0;

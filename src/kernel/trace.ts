@@ -66,6 +66,9 @@ export const TRACE_VM_EXIT = 14;
 export const TRACE_PROCESS_EXIT = 15;
 export const TRACE_WARN = 16;
 export const TRACE_USER_RETURN = 17;
+export const TRACE_ASI_FAULT = 18;
+export const TRACE_TLB_KEPT = 19;
+export const TRACE_RETURN_STACK_FILLED = 20;
 /** What took a range of addresses away is done: no translation made before may be used from here on (S8). */
 export const TRACE_UNMAPPED = 30;
 export const TRACE_L1D_FLUSH = 40;
@@ -97,6 +100,9 @@ export const TRACE_EVENTS: ReadonlyMap<number, TraceEvent> = new Map([
   [TRACE_UNMAPPED, { name: "addresses taken away", values: ["mm (0: kernel addresses)", "start", "end"] }],
   [TRACE_L1D_FLUSH, { name: "KVM's L1D flush", values: ["mode (VMENTER_L1D_FLUSH_*)"] }],
   [TRACE_USER_RETURN, { name: "return to user mode", values: [] }],
+  [TRACE_ASI_FAULT, { name: "ASI fault", values: ["address", "RIP", "pid"] }],
+  [TRACE_RETURN_STACK_FILLED, { name: "return stack filled by a control flush", values: [] }],
+  [TRACE_TLB_KEPT, { name: "transition that keeps translations", values: ["1 on entering, 0 on leaving a domain"] }],
 ]);
 
 /** The kernel's own complaints (kernel: WARN_ON_ONCE and its kin): each is a broken rule that the kernel survives. */
@@ -110,6 +116,7 @@ export const WARNINGS = [
   "sensitive access inside a critical section",
   "TLB flush inside a critical section",
   "asi_init_class(): a policy bit outside its mask",
+  "asi_enter() or asi_relax() in an interrupt handler",
 ] as const;
 export const WARN_EXIT_IN_CRITICAL = 0;
 export const WARN_ENTER_TWICE = 1;
@@ -120,6 +127,7 @@ export const WARN_MAP_CONFLICT = 5;
 export const WARN_SENSITIVE_IN_CRITICAL = 6;
 export const WARN_FLUSH_IN_CRITICAL = 7;
 export const WARN_POLICY = 8;
+export const WARN_ENTER_IN_INTERRUPT = 9;
 
 /** Emits an event. Silent during a replay. */
 export function trace(event: number, a = 0, b = 0, c = 0): void {

@@ -6,10 +6,15 @@ import { pa, va } from "../mm/layout.ts";
 import { Mm } from "../mm/mm-struct.ts";
 import { freePages, getFreePages } from "../mm/page-alloc.ts";
 import { spinLock, spinUnlock } from "../spinlock.ts";
+import { staticBytes } from "../static-data.ts";
 import { WARN_DESTROY_NO_CLASS, WARN_INIT_NO_CLASS, warn } from "../trace.ts";
 import { asiClassInitialized } from "./asi-class.ts";
-import { ASI_GLOBAL_NONSENSITIVE, asiEnabled, asiGlobalReady, asiRfcV2 } from "./asi-state.ts";
+import { asiEvict } from "./asi-evict.ts";
+import { ASI_GLOBAL_NONSENSITIVE, asiClassPolicy, asiEnabled, asiGlobalReady, asiRfcV2 } from "./asi-state.ts";
 import { ASI_CLASS_USERSPACE, ASI_MAX_NUM_CLASSES, Asi, type AsiClassId } from "./asi-struct.ts";
+
+/** Numbers of domains. */
+const lastDomainId = staticBytes("asi_last_domain_id", 4, 4);
 
 /**
  * The domain of `mm` for class `id`, made when it is the first to ask, shared with all who asked before (kernel: `asi_init()`).
@@ -31,6 +36,23 @@ export function asiInit(mm: Ptr<"mm_struct">, id: AsiClassId): Ptr<"asi"> | Errn
   return result === 0 ? domain : result;
 }
 
+/**
+ * A domain in a record of the caller's, zeroed, which nobody else shares (option domain_per_vm). asiDestroy() gives it back, and then the
+ * record is the caller's again. @returns as asiInit().
+ */
+export function asiInitOwn(domain: Ptr<"asi">, mm: Ptr<"mm_struct">, id: AsiClassId): 0 | Errno {
+  if (!asiClassInitialized(id)) {
+    warn(WARN_INIT_NO_CLASS);
+    return EINVAL;
+  }
+  const lock = Mm.at(mm).asiInitLock;
+  spinLock(lock);
+  const result = asiGet(domain, mm, id);
+  initUserPgds(domain);
+  spinUnlock(lock);
+  return result;
+}
+
 /** One more user of the domain; its tables with the first. Under asiInitLock. */
 function asiGet(domain: Ptr<"asi">, mm: Ptr<"mm_struct">, id: AsiClassId): 0 | Errno {
   const asi = Asi.at(domain);
@@ -47,6 +69,8 @@ function asiGet(domain: Ptr<"asi">, mm: Ptr<"mm_struct">, id: AsiClassId): 0 | E
   cpu.copy(addVirt(table, half), addVirt(va(Asi.at(ASI_GLOBAL_NONSENSITIVE).pgd), half), PAGE_SIZE - half);
   asi.mm = mm;
   asi.classId = id;
+  asi.policy = asiClassPolicy(id);
+  asi.id = cpu.rmw("add", lastDomainId, 4, 1) + 1;
   asi.refCount = 1;
   asi.pgd = pa(table);
   return 0;
@@ -72,7 +96,11 @@ function initUserPgds(domain: Ptr<"asi">): void {
   spinUnlock(pgdLock);
 }
 
-/** Gives back what asiInit() gave (kernel: `asi_destroy()`). The caller guarantees that no CPU is in the domain when the last goes. */
+/**
+ * Gives back what asiInit() gave (kernel: `asi_destroy()`). With the last reference go the tables, off which every CPU is told first: the
+ * posted series leaves that to the caller, where nobody could do it once KVM_RUN may end restricted. Interrupts on, unless no other CPU
+ * can be there.
+ */
 export function asiDestroy(domain: Ptr<"asi">): void {
   if (!asiEnabled() || domain === NULL) return;
   const asi = Asi.at(domain);
@@ -85,6 +113,7 @@ export function asiDestroy(domain: Ptr<"asi">): void {
   const users = asi.refCount - 1;
   asi.refCount = users;
   if (users === 0) {
+    asiEvict(domain);
     const table = asi.pgd;
     asi.pgd = 0 as PhysAddr;
     asi.mm = NULL;

@@ -14,6 +14,9 @@ export const asiTaints = perCpuInteger("asi_taints", 1);
 
 /** What every domain maps is there: domains may be made from now on. */
 export const asiGlobalReady = staticKey("asi_global_ready");
+/** `Asi.id` of the last VM's domain that was entered on this CPU (option domain_per_vm). */
+export const lastVm = perCpuInteger("asi_last_vm", 4);
+
 /** X86_FEATURE_ASI. */
 export const asiFeature = staticKey("X86_FEATURE_ASI");
 /** 1: as posted, its faults included (preset rfc-v2). 0: preset cordon. */

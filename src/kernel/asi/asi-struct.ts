@@ -17,6 +17,11 @@ export const ASI_TAINT_OTHER_MM_DATA = 1 << 3;
 export const ASI_TAINT_USER_CONTROL = 1 << 4;
 export const ASI_TAINT_GUEST_CONTROL = 1 << 5;
 export const ASI_TAINT_OTHER_MM_CONTROL = 1 << 6;
+/**
+ * With option rsb_taint: the return stack may hold training of one of the above, so that a control flush must fill it too. Not in the posted
+ * series, where every control taint stands for both predictors. Set together with a control taint, never alone.
+ */
+export const ASI_TAINT_RETURN_STACK = 1 << 7;
 
 /** By bit number, for reports. */
 export const ASI_TAINT_NAMES = [
@@ -27,6 +32,7 @@ export const ASI_TAINT_NAMES = [
   "USER_CONTROL",
   "GUEST_CONTROL",
   "OTHER_MM_CONTROL",
+  "RETURN_STACK",
 ] as const;
 
 export const ASI_TAINTS_CONTROL_MASK = ASI_TAINT_USER_CONTROL | ASI_TAINT_GUEST_CONTROL | ASI_TAINT_OTHER_MM_CONTROL;
@@ -47,13 +53,17 @@ export const AsiTaintPolicy = struct("asi_taint_policy", {
 });
 export type AsiTaintPolicy = View<typeof AsiTaintPolicy>;
 
-/** One restricted address space: of one mm, for one class (kernel: struct asi). Lives in its mm_struct. */
+/** One restricted address space: of one mm, for one class (kernel: struct asi). Lives in its mm_struct; a VM's own in a record of its own. */
 export const Asi = struct("asi", {
   /** Root of the restricted tables, 0 while unused. Under mm.asiInitLock: changes together with refCount. */
   pgd: physical,
   mm: pointer("mm_struct"),
+  /** What entering it flushes and leaves: its class's, or what a VM's monitor chose. Other CPUs may read it at any time. */
+  policy: pointer("asi_taint_policy"),
   refCount: i32,
   classId: u32,
+  /** Never used twice: a CPU that remembers a domain does not take another at the same address for it. Constant while in use. */
+  id: u32,
   /** Guards the user half of the root, where the class maps user addresses. Taken with interrupts on, under the mm's mmapLock. */
   pgdLock: spinlock,
 });

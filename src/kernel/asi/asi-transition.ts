@@ -1,15 +1,16 @@
 // Entering, relaxing and leaving a restricted address space, and the flushes that each owes. The order of the steps is the design:
 // an interrupt or NMI may come between any two of them and may itself leave the restricted address space.
 
-import { type Cr3, cpu, cr3, MSR_IA32_PRED_CMD, NULL, PRED_CMD_IBPB, type Ptr } from "../../hardware/index.ts";
+import { assert, cpu, cr3, MSR_IA32_PRED_CMD, NULL, PRED_CMD_IBPB, type Ptr, STUB_FILL_RETURN_BUFFER } from "../../hardware/index.ts";
 import { STUB_CLEAR_BRANCH_HISTORY } from "../mitigations/flush-stubs.ts";
 import { l1tfFlush } from "../mitigations/l1tf.ts";
 import { vmscapeBarrierIssued } from "../mitigations/vmscape.ts";
-import { asiPcid, buildCr3 } from "../mm/cr3.ts";
+import { asiPcid, buildCr3, writeCr3Raw } from "../mm/cr3.ts";
 import { Mm } from "../mm/mm-struct.ts";
-import { loadedMm, loadedMmAsid } from "../mm/tlb-struct.ts";
+import { LOADED_MM_SWITCHING, loadedMm, loadedMmAsid } from "../mm/tlb-struct.ts";
 import { current } from "../sched/current.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
+import { localIrqRestore, localIrqSave } from "../spinlock.ts";
 import {
   EXIT_REASONS,
   type ExitReason,
@@ -20,13 +21,16 @@ import {
   TRACE_ASI_EXIT,
   TRACE_ASI_RELAX,
   TRACE_FLUSH,
+  TRACE_RETURN_STACK_FILLED,
+  TRACE_TLB_KEPT,
   trace,
+  WARN_ENTER_IN_INTERRUPT,
   WARN_ENTER_TWICE,
   WARN_EXIT_IN_CRITICAL,
   warn,
 } from "../trace.ts";
+import { domainPerVm, rsbTaint } from "./asi-options.ts";
 import {
-  asiClassPolicy,
   asiEnabled,
   asiRfcV2,
   asiTaints,
@@ -35,11 +39,17 @@ import {
   doCpuBufferClear,
   doL1tfFlush,
   hasIbpb,
+  lastVm,
 } from "./asi-state.ts";
+import { countAsiExit } from "./asi-stats.ts";
 import {
+  ASI_CLASS_KVM,
+  ASI_TAINT_GUEST_CONTROL,
+  ASI_TAINT_GUEST_DATA,
   ASI_TAINT_KERNEL_DATA,
   ASI_TAINT_OTHER_MM_CONTROL,
   ASI_TAINT_OTHER_MM_DATA,
+  ASI_TAINT_RETURN_STACK,
   ASI_TAINT_USER_CONTROL,
   ASI_TAINT_USER_DATA,
   ASI_TAINTS_CONTROL_MASK,
@@ -52,6 +62,7 @@ import {
   type AsiState,
   AsiTaintPolicy,
 } from "./asi-struct.ts";
+import { asiKeepsTlb, asiTlbKeepsDomain, asiTlbKeepsUnrestricted } from "./asi-tlb.ts";
 
 function currentState(): AsiState {
   return TaskStruct.at(current()).thread.asiState;
@@ -86,10 +97,12 @@ export function asiInCriticalSection(): boolean {
 /** Begins the critical section of `asi` (kernel: `asi_enter()`). Preemption off; not in interrupt context. */
 export function asiEnter(asi: Ptr<"asi">): void {
   if (!asiEnabled()) return;
+  assert(asi !== NULL, () => "asi_enter() without a domain");
   const state = currentState();
   if (state.target !== NULL) warn(WARN_ENTER_TWICE);
+  if (state.intrNestDepth !== 0) warn(WARN_ENTER_IN_INTERRUPT);
   state.target = asi;
-  __asiEnter();
+  enterDomain(asi);
 }
 
 /**
@@ -98,20 +111,24 @@ export function asiEnter(asi: Ptr<"asi">): void {
  */
 export function __asiEnter(): void {
   const target = asiGetTarget();
-  if (target === NULL) return;
-  const from = currAsi.get();
-  const asi = Asi.at(target);
-  if (target === from) {
+  if (target !== NULL) enterDomain(target);
+}
+
+function enterDomain(target: Ptr<"asi">): void {
+  if (target === currAsi.get()) {
     // The case that ASI exists for: nothing is owed.
     trace(TRACE_ASI_ENTER_NOOP, 0, target);
     return;
   }
+  assert(loadedMm.get() !== LOADED_MM_SWITCHING, () => "asi_enter() in the middle of a switch of mm");
+  const asi = Asi.at(target);
   const classId = asi.classId as AsiClassId; // written by asiInit() alone
-  const policy = AsiTaintPolicy.at(asiClassPolicy(classId));
+  const policy = AsiTaintPolicy.at(asi.policy);
   // Before CR3: an exit nested from here on must see that there may be something to undo (S4).
   currAsi.set(target);
+  if (domainPerVm.key.isEnabled() && classId === ASI_CLASS_KVM) handleOtherVm(asi.id);
   maybeFlushControl(policy.preventControl, 1);
-  cpu.writeCr3(asiCr3(asi, classId), false);
+  loadDomain(asi, classId);
   // After CR3: what is sensitive can no longer be brought in.
   maybeFlushData(policy.protectData);
   // This late: a nested enter can only come from an interrupt that returns to this same domain.
@@ -119,15 +136,46 @@ export function __asiEnter(): void {
   trace(TRACE_ASI_ENTER, classId, target);
 }
 
-/** CR3 of the domain on this CPU, in the address space number of the loaded mm (kernel: `build_cr3_pcid_noinstr()`). */
-export function asiCr3(asi: Asi, classId: AsiClassId): Cr3 {
-  return cr3(asi.pgd, asiPcid(loadedMmAsid.get(), classId));
+/** Loads the tables of a domain, in the address space number of the loaded mm (kernel: `build_cr3_pcid_noinstr()`). */
+function loadDomain(asi: Asi, classId: AsiClassId): void {
+  const { pgd } = asi;
+  const asid = loadedMmAsid.get();
+  const value = cr3(pgd, asiPcid(asid, classId));
+  if (!asiKeepsTlb()) {
+    writeCr3Raw(value, false);
+    return;
+  }
+  const flags = localIrqSave();
+  const keeps = asiTlbKeepsDomain(asid, classId, asi.id);
+  writeCr3Raw(value, keeps);
+  if (keeps) trace(TRACE_TLB_KEPT, 1);
+  localIrqRestore(flags);
+}
+
+/** Loads the tables of the loaded mm. */
+function loadUnrestricted(): void {
+  const mm = loadedMm.get();
+  assert(mm !== LOADED_MM_SWITCHING, () => "asi_exit() in the middle of a switch of mm");
+  const { pgd } = Mm.at(mm);
+  const asid = loadedMmAsid.get();
+  const value = buildCr3(pgd, asid);
+  if (!asiKeepsTlb()) {
+    writeCr3Raw(value, false);
+    return;
+  }
+  const flags = localIrqSave();
+  const keeps = asiTlbKeepsUnrestricted(asid);
+  writeCr3Raw(value, keeps);
+  if (keeps) trace(TRACE_TLB_KEPT, 0);
+  localIrqRestore(flags);
 }
 
 /** Ends the critical section; the CPU stays where it is (kernel: `asi_relax()`). */
 export function asiRelax(): void {
   if (!asiEnabled()) return;
-  currentState().target = NULL;
+  const state = currentState();
+  if (state.intrNestDepth !== 0) warn(WARN_ENTER_IN_INTERRUPT);
+  state.target = NULL;
   trace(TRACE_ASI_RELAX);
 }
 
@@ -143,23 +191,28 @@ export function asiExit(reason: ExitReason, address = 0, rip = 0): void {
   maybeFlushControl(ASI_TAINTS_CONTROL_MASK, 0);
   // Before the switch: an NMI after it already leaves kernel data behind.
   asiTaints.or(ASI_TAINT_KERNEL_DATA);
-  cpu.writeCr3(buildCr3(Mm.at(loadedMm.get()).pgd, loadedMmAsid.get()), false);
+  loadUnrestricted();
   // After it: an exit nested in between repeats, harmlessly.
   currAsi.set(NULL);
+  countAsiExit(reason);
   trace(TRACE_ASI_EXIT, reason, address, rip);
 }
 
 /** A control flush if this CPU holds training that `refused` names (kernel: `maybe_flush_control()`). Clears every control taint. */
 function maybeFlushControl(refused: number, entering: 0 | 1): void {
-  const owed = asiTaints.get() & refused & ASI_TAINTS_CONTROL_MASK;
+  const taints = asiTaints.get();
+  const owed = taints & refused & ASI_TAINTS_CONTROL_MASK;
   if (owed === 0) return;
   if (hasIbpb.isEnabled()) {
     cpu.writeMsr(MSR_IA32_PRED_CMD, PRED_CMD_IBPB, 0);
     vmscapeBarrierIssued();
   }
-  cpu.callStub("fill_return_buffer");
+  if (!rsbTaint.key.isEnabled() || (taints & ASI_TAINT_RETURN_STACK) !== 0) {
+    cpu.callStub(STUB_FILL_RETURN_BUFFER);
+    trace(TRACE_RETURN_STACK_FILLED);
+  }
   if (doBranchHistoryClear.isEnabled()) cpu.callStub(STUB_CLEAR_BRANCH_HISTORY);
-  asiTaints.and(~ASI_TAINTS_CONTROL_MASK);
+  asiTaints.and(~(ASI_TAINTS_CONTROL_MASK | ASI_TAINT_RETURN_STACK));
   trace(TRACE_FLUSH, FLUSH_CONTROL, owed, entering);
 }
 
@@ -171,6 +224,31 @@ function maybeFlushData(protectedData: number): void {
   if (doCpuBufferClear.isEnabled()) cpu.callStub("clear_cpu_buffers");
   asiTaints.and(~(asiRfcV2.isEnabled() ? ASI_TAINTS_DATA_MASK_RFC_V2 : ASI_TAINTS_DATA_MASK));
   trace(TRACE_FLUSH, FLUSH_DATA, owed, 1);
+}
+
+/** A VM exit has filled the return stack: whatever was in it, the guest's training included, is gone (option rsb_taint). */
+export function asiReturnStackIsFilled(): void {
+  if (asiEnabled() && rsbTaint.key.isEnabled()) asiTaints.and(~ASI_TAINT_RETURN_STACK);
+}
+
+/** The taints that entering a domain with these leaves on this kernel: the return stack's with the others, where it has one. */
+export function asiTaintsSet(taints: number): number {
+  return rsbTaint.key.isEnabled() ? taints | ASI_TAINT_RETURN_STACK : taints;
+}
+
+/**
+ * Another VM than the last here, of the same mm (option domain_per_vm): to this one the last one's traces are a stranger's. or before and,
+ * so that nothing is lost to an NMI in between.
+ */
+function handleOtherVm(id: number): void {
+  if (lastVm.exchange(id) === id) return;
+  const taints = asiTaints.get() & ASI_TAINTS_GUEST_MASK;
+  let others = 0;
+  if ((taints & ASI_TAINT_GUEST_CONTROL) !== 0) others |= ASI_TAINT_OTHER_MM_CONTROL;
+  if ((taints & ASI_TAINT_GUEST_DATA) !== 0) others |= ASI_TAINT_OTHER_MM_DATA;
+  if (others === 0) return;
+  asiTaints.or(others);
+  asiTaints.and(~ASI_TAINTS_GUEST_MASK);
 }
 
 /**
@@ -194,7 +272,7 @@ export function asiHandleSwitchMm(): void {
  */
 export function asiReturnToUserWithoutDomain(): void {
   if (!asiEnabled() || asiRfcV2.isEnabled()) return;
-  asiTaints.or(ASI_TAINT_USER_CONTROL | ASI_TAINT_USER_DATA);
+  asiTaints.or(asiTaintsSet(ASI_TAINT_USER_CONTROL | ASI_TAINT_USER_DATA));
 }
 
 /** Names for reports. */

@@ -27,7 +27,7 @@ import {
   type AsiClassId,
   AsiTaintPolicy,
 } from "./asi-struct.ts";
-import { asiEnter, asiExit, asiIsRestricted, asiReturnToUserWithoutDomain } from "./asi-transition.ts";
+import { asiEnter, asiExit, asiIsRestricted, asiReturnToUserWithoutDomain, asiTaintsSet } from "./asi-transition.ts";
 
 /** The class is there: processes are restricted. Patched at boot. */
 export const asiUserspace = staticKey("asi_userspace");
@@ -44,7 +44,7 @@ export function asiInitUserspaceClass(commandLine: string): 0 | Errno {
   // Its own guest's data is no secret from a monitor, and its own mm's neither; but a guest's training must not steer it.
   policy.protectData = ASI_TAINT_KERNEL_DATA | ASI_TAINT_OTHER_MM_DATA;
   policy.preventControl = ASI_TAINT_GUEST_CONTROL | ASI_TAINT_OTHER_MM_CONTROL;
-  policy.set = ASI_TAINT_USER_CONTROL | ASI_TAINT_USER_DATA;
+  policy.set = asiTaintsSet(ASI_TAINT_USER_CONTROL | ASI_TAINT_USER_DATA);
   const error = asiInitClass(ASI_CLASS_USERSPACE, userspacePolicy);
   if (error === 0) asiUserspace.set(1);
   return error;

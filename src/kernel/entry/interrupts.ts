@@ -1,5 +1,6 @@
 // Interrupts: the timer, and what CPUs send one another.
 import { cpu, MSR_X2APIC_EOI } from "../../hardware/index.ts";
+import { asiEvictInterrupt } from "../asi/asi-evict.ts";
 import { asiIntrNestDepth } from "../asi/asi-intr.ts";
 import { asiEnabled } from "../asi/asi-state.ts";
 import { kvmCpuL1tfFlushL1d } from "../kvm/kvm-struct.ts";
@@ -25,10 +26,11 @@ function sysvec(vector: number, work: () => void): () => void {
   });
 }
 
-/** What other CPUs ask of this one: flushes, and VMCSs that they want to load. */
+/** What other CPUs ask of this one: flushes, VMCSs that they want to load, domains that go. */
 function callFunctionInterrupt(): void {
   flushTlbInterrupt();
   vmclearInterrupt();
+  asiEvictInterrupt();
 }
 
 /** The effect is on the way out, or that a halted CPU goes on. */

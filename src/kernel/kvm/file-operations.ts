@@ -7,6 +7,7 @@ import {
   type Errno,
   isErr,
   KVM_API_VERSION,
+  KVM_CAP_ASI_PROTECT_USER_DATA,
   KVM_CAP_EXT_CPUID,
   KVM_CAP_IMMEDIATE_EXIT,
   KVM_CAP_MAX_VCPUS,
@@ -16,6 +17,9 @@ import {
   KVM_CHECK_EXTENSION,
   KVM_CREATE_VCPU,
   KVM_CREATE_VM,
+  KVM_ENABLE_CAP,
+  KVM_ENABLE_CAP_ARGS,
+  KVM_ENABLE_CAP_BYTES,
   KVM_GET_API_VERSION,
   KVM_GET_REGS,
   KVM_GET_SREGS,
@@ -31,7 +35,8 @@ import {
   KVM_VCPU_MMAP_BYTES,
   KVM_X86_DEFAULT_VM,
 } from "../../abi/index.ts";
-import { addVirt, type Ptr, ptr, type VirtAddr, virtAddr } from "../../hardware/index.ts";
+import { addVirt, cpu, type Ptr, ptr, type VirtAddr, virtAddr } from "../../hardware/index.ts";
+import { asiEnabled } from "../asi/asi-state.ts";
 import { anonInodeGetfd } from "../linux/file.ts";
 import { FILE_KVM_VM, File, type FileOperations } from "../linux/file-struct.ts";
 import { kernelBuffer } from "../linux/kernel-buffer.ts";
@@ -48,6 +53,7 @@ import { kvmArchVcpuIoctlGetRegs, kvmArchVcpuIoctlGetSregs, kvmArchVcpuIoctlSetR
 import { kvmVcpuRelease, kvmVmIoctlCreateVcpu } from "./vcpu.ts";
 import { vcpuLoad, vcpuPut } from "./vcpu-load.ts";
 import { kvmCreateVm, kvmPutKvm } from "./vm.ts";
+import { kvmSetProtectUserData } from "./vm-domain.ts";
 
 function kvmOf(file: Ptr<"file">): Ptr<"kvm"> {
   return ptr<"kvm">(File.at(file).privateData);
@@ -69,6 +75,8 @@ function checkExtension(capability: number): number {
     case KVM_CAP_EXT_CPUID:
     case KVM_CAP_IMMEDIATE_EXIT:
       return 1;
+    case KVM_CAP_ASI_PROTECT_USER_DATA:
+      return asiEnabled() ? 1 : 0;
     case KVM_CAP_NR_VCPUS:
     case KVM_CAP_MAX_VCPUS:
       return KVM_MAX_VCPUS;
@@ -115,6 +123,25 @@ function setUserMemoryRegion(kvm: Ptr<"kvm">, argument: number): number {
   return kernelBuffer(bytes, (buffer) => (copyFromUser(buffer, user, bytes) !== 0 ? EFAULT : kvmSetMemoryRegion(kvm, buffer)));
 }
 
+/** Kernel: `kvm_vm_ioctl_enable_cap()`. */
+function enableCap(kvm: Ptr<"kvm">, argument: number): number {
+  const user = userAddress(argument);
+  if (isErr(user)) return user;
+  const bytes = KVM_ENABLE_CAP_BYTES;
+  return kernelBuffer(bytes, (buffer) => {
+    if (copyFromUser(buffer, user, bytes) !== 0) return EFAULT;
+    const capability = cpu.load(buffer, 4);
+    const flags = cpu.load(addVirt(buffer, 4), 4);
+    const value = cpu.loadWord(addVirt(buffer, KVM_ENABLE_CAP_ARGS));
+    if (capability !== KVM_CAP_ASI_PROTECT_USER_DATA || flags !== 0) return EINVAL;
+    const lock = addVirt(kvm, Kvm.offset.lock);
+    mutexLock(lock);
+    const result = kvmSetProtectUserData(kvm, value);
+    mutexUnlock(lock);
+    return result;
+  });
+}
+
 function kvmVmIoctl(file: Ptr<"file">, command: number, argument: number): number {
   const kvm = kvmOf(file);
   // Only the process that made it may use it: its memory is that one's.
@@ -124,6 +151,8 @@ function kvmVmIoctl(file: Ptr<"file">, command: number, argument: number): numbe
       return kvmVmIoctlCreateVcpu(kvm, argument);
     case KVM_SET_USER_MEMORY_REGION:
       return setUserMemoryRegion(kvm, argument);
+    case KVM_ENABLE_CAP:
+      return enableCap(kvm, argument);
     case KVM_CHECK_EXTENSION:
       return checkExtension(argument);
     default:

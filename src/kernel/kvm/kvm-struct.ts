@@ -21,7 +21,7 @@ import {
 } from "../../hardware/index.ts";
 import { AsiTaintPolicy } from "../asi/asi-struct.ts";
 import { spinlock } from "../spinlock.ts";
-import { staticStruct } from "../static-data.ts";
+import { staticBytes, staticStruct } from "../static-data.ts";
 import { staticKey } from "../static-key.ts";
 
 /** Memory slots of a VM (Linux: 32764; the array is searched in order here). Kernel: KVM_USER_MEM_SLOTS. */
@@ -46,12 +46,17 @@ export type KvmMemorySlot = View<typeof KvmMemorySlot>;
 export const Kvm = struct("kvm", {
   // Constant after kvm_create_vm().
   mm: pointer("mm_struct"),
-  /** arch.asi: the KVM domain of `mm`, shared by all VMs of one process. NULL with ASI off. */
+  /** arch.asi: the KVM domain of `mm`, shared by all VMs of one process; with domain_per_vm the VM's own. NULL with ASI off. */
   asi: pointer("asi"),
   /** Root of the EPT, shared by all vCPUs (kernel: the TDP MMU's root). */
   rootHpa: physical,
-  /** Number in ground-truth labels: the mm's, since two VMs of one process are not told apart by ASI either. */
+  /**
+   * Number in ground-truth labels: the mm's, since two VMs of one process are not told apart by ASI either; with domain_per_vm one that
+   * no other VM has.
+   */
   label: u32,
+  /** The guest is not entered with the monitor's data in buffers. Set before the first vCPU. */
+  protectUserData: bool,
   /** Calls of vm_init: 1, but 2 in the posted series (spec 2.12, hunk 7). */
   vmInitCalls: u32,
   /** One for the VM's file and one for each vCPU's. */
@@ -239,6 +244,10 @@ export const KvmGlobals = struct("kvm_globals", {
 export const kvmGlobals = staticStruct("kvm_globals", KvmGlobals);
 /** What the KVM class protects, refuses and leaves behind; set up by kvm_x86_init_asi_class(). */
 export const kvmAsiPolicy = staticStruct("kvm_asi_taint_policy", AsiTaintPolicy);
+/** The same for domains all of whose VMs have monitors without secrets. */
+export const kvmAsiPolicyNoSecrets = staticStruct("kvm_asi_taint_policy_no_secrets", AsiTaintPolicy);
+/** Numbers of VMs in labels. */
+export const lastVmLabel = staticBytes("kvm_last_vm_label", 4, 4);
 
 /** The CPU has L1TF, so that L1D may have to be flushed before a VM entry (kernel: vmx_l1d_should_flush, which follows the mode too). */
 export const vmxL1dMayFlush = staticKey("vmx_l1d_may_flush");

@@ -2,10 +2,10 @@
 // last entry. With ASI the data flush of asi_enter() does the same where it is owed; unless option flush_taints joins them, the two do
 // not know of each other (spec 2.12).
 import { EINVAL, type Errno } from "../../abi/index.ts";
-import { assertNever, u8 } from "../../hardware/index.ts";
+import { assertNever, NULL, u8 } from "../../hardware/index.ts";
 import { flushTaints } from "../asi/asi-options.ts";
 import { asiTaints } from "../asi/asi-state.ts";
-import { ASI_TAINT_KERNEL_DATA, ASI_TAINT_OTHER_MM_DATA, ASI_TAINT_USER_DATA, AsiTaintPolicy } from "../asi/asi-struct.ts";
+import { ASI_TAINT_KERNEL_DATA, ASI_TAINT_OTHER_MM_DATA, ASI_TAINT_USER_DATA, Asi, AsiTaintPolicy } from "../asi/asi-struct.ts";
 import { bootCommandLine, commandLineChoice } from "../boot/command-line.ts";
 import { bootCpuHasBug, isSmtActive, skipsL1dFlushAtVmEntry } from "../mitigations/cpu-features.ts";
 import { l1tfFlush, l1tfFlushSetup } from "../mitigations/l1tf.ts";
@@ -19,7 +19,7 @@ import {
 } from "../mitigations/vulnerabilities.ts";
 import { staticBytes } from "../static-data.ts";
 import { printk, TRACE_L1D_FLUSH, trace } from "../trace.ts";
-import { Kvm, type KvmVcpu, kvmAsiPolicy, kvmCpuL1tfFlushL1d, vmxL1dMayFlush } from "./kvm-struct.ts";
+import { Kvm, type KvmVcpu, kvmCpuL1tfFlushL1d, vmxL1dMayFlush } from "./kvm-struct.ts";
 
 /**
  * What is done at VM entry: VMENTER_L1D_FLUSH_* (kernel: l1tf_vmx_mitigation). Not a static key: the parameter can be written while VMs
@@ -46,9 +46,10 @@ const HOST_DATA = ASI_TAINT_KERNEL_DATA | ASI_TAINT_USER_DATA | ASI_TAINT_OTHER_
 export function vmxL1dFlush(vcpu: KvmVcpu): void {
   const mode = l1tfVmxMitigation();
   if (mode !== VMENTER_L1D_FLUSH_COND && mode !== VMENTER_L1D_FLUSH_ALWAYS) return;
-  const followsTaints = flushTaints.key.isEnabled() && Kvm.at(vcpu.kvm).asi !== 0;
+  const { asi } = Kvm.at(vcpu.kvm);
+  const followsTaints = flushTaints.key.isEnabled() && asi !== NULL;
   if (mode === VMENTER_L1D_FLUSH_COND) {
-    if (followsTaints && (asiTaints.get() & AsiTaintPolicy.at(kvmAsiPolicy).protectData) === 0) return;
+    if (followsTaints && (asiTaints.get() & AsiTaintPolicy.at(Asi.at(asi).policy).protectData) === 0) return;
     const isOwed = vcpu.l1tfFlushL1d;
     vcpu.l1tfFlushL1d = false;
     const isOwedByCpu = kvmCpuL1tfFlushL1d.get() !== 0;

@@ -2,6 +2,7 @@
 // cut point: a path that is suspended there or in the guest goes on from vcpuRun() and ends the system call as if it had never left.
 import { EINTR, type Errno, KVM_EXIT, KVM_RUN_OFFSET } from "../../abi/index.ts";
 import { addVirt, cpu, type Ptr, RFLAGS_IF } from "../../hardware/index.ts";
+import { exitAfterRun } from "../asi/asi-options.ts";
 import { asiExit } from "../asi/asi-transition.ts";
 import { syscallExit } from "../entry/syscall.ts";
 import { current } from "../sched/current.ts";
@@ -114,8 +115,9 @@ function postKvmRunSave(vcpu: Ptr<"kvm_vcpu">): void {
 /** The end of KVM_RUN behind the loop (kernel: the end of `kvm_arch_vcpu_ioctl_run()` and of `kvm_vcpu_ioctl()`). */
 function finishRun(result: number): number {
   const vcpu = kvmRunningVcpu.get();
-  // There is no way from the restricted address space straight to user mode: go to the unrestricted one in between.
-  asiExit(EXIT_VCPU_RUN);
+  // As posted there is no way from the restricted address space straight to user mode: go to the unrestricted one in between. Without it
+  // the return to user mode goes from domain to domain, and pays for the guest's training there.
+  if (exitAfterRun.key.isEnabled()) asiExit(EXIT_VCPU_RUN);
   postKvmRunSave(vcpu);
   vcpuPut(vcpu);
   mutexUnlock(addVirt(vcpu, KvmVcpu.offset.mutex));

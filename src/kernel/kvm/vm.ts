@@ -3,6 +3,7 @@
 import { ENODEV, ENOMEM, type Errno, isErr } from "../../abi/index.ts";
 import { addVirt, cpu, fail, NULL, type Ptr } from "../../hardware/index.ts";
 import { asiDestroy, asiInit } from "../asi/asi-domain.ts";
+import { protectUserData } from "../asi/asi-options.ts";
 import { asiRfcV2 } from "../asi/asi-state.ts";
 import { ASI_CLASS_KVM } from "../asi/asi-struct.ts";
 import { GFP_KERNEL_ACCOUNT } from "../mm/gfp.ts";
@@ -12,6 +13,7 @@ import { kfree, kzalloc } from "../mm/slab.ts";
 import { spinLock, spinUnlock } from "../spinlock.ts";
 import { KVM_MAX_VCPUS, Kvm, KvmGlobals, kvmGlobals } from "./kvm-struct.ts";
 import { kvmMmuInitVm, kvmMmuUninitVm } from "./mmu.ts";
+import { kvmDestroyDomain, kvmInitDomain, kvmUpdateDomainPolicy } from "./vm-domain.ts";
 
 function lockVmList(): void {
   spinLock(addVirt(kvmGlobals, KvmGlobals.offset.kvmLock));
@@ -29,19 +31,17 @@ function vmxVmInit(kvm: Ptr<"kvm">): 0 | Errno {
 
 /** Kernel: `kvm_arch_init_vm()`. What fails undoes all before it. */
 function kvmArchInitVm(kvm: Ptr<"kvm">): 0 | Errno {
-  const view = Kvm.at(kvm);
   const mmuError = kvmMmuInitVm(kvm);
   if (mmuError !== 0) return mmuError;
   if (asiRfcV2.isEnabled()) return kvmArchInitVmAsPosted(kvm);
-  const asi = asiInit(view.mm, ASI_CLASS_KVM);
-  if (isErr(asi)) {
+  const domainError = kvmInitDomain(kvm);
+  if (domainError !== 0) {
     kvmMmuUninitVm(kvm);
-    return asi;
+    return domainError;
   }
-  view.asi = asi;
   const error = vmxVmInit(kvm);
   if (error !== 0) {
-    asiDestroy(asi);
+    kvmDestroyDomain(kvm);
     kvmMmuUninitVm(kvm);
   }
   return error;
@@ -69,9 +69,9 @@ function kvmArchInitVmAsPosted(kvm: Ptr<"kvm">): 0 | Errno {
   return error;
 }
 
-/** Kernel: `kvm_arch_destroy_vm()`. No vCPU is left, so no CPU runs, or rests, in the domain for this VM. */
+/** Kernel: `kvm_arch_destroy_vm()`. No vCPU is left, so no CPU runs in the domain for this VM; one may rest in it. */
 function kvmArchDestroyVm(kvm: Ptr<"kvm">): void {
-  asiDestroy(Kvm.at(kvm).asi);
+  kvmDestroyDomain(kvm);
   kvmMmuUninitVm(kvm);
 }
 
@@ -85,6 +85,7 @@ export function kvmCreateVm(mm: MmPtr): Ptr<"kvm"> | Errno {
   view.mm = mm;
   view.label = Mm.at(mm).number;
   view.usersCount = 1;
+  view.protectUserData = protectUserData.key.isEnabled();
   const error = kvmArchInitVm(kvm);
   if (error !== 0) {
     mmdrop(mm);
@@ -96,6 +97,7 @@ export function kvmCreateVm(mm: MmPtr): Ptr<"kvm"> | Errno {
   view.vmListNext = globals.vmList;
   globals.vmList = kvm;
   unlockVmList();
+  kvmUpdateDomainPolicy(kvm);
   return kvm;
 }
 

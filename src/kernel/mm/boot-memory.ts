@@ -3,7 +3,6 @@
 import {
   addVirt,
   assert,
-  cpu,
   cr3,
   ENTRIES_PER_TABLE,
   LARGE_PAGE_SIZE,
@@ -25,7 +24,7 @@ import {
   KERNEL_TEXT_PHYSICAL,
   staticBytes,
 } from "../static-data.ts";
-import { detectTlbFeatures, enablePcid, kernelPagesAreGlobal } from "./cr3.ts";
+import { detectTlbFeatures, enablePcid, kernelPagesAreGlobal, writeCr3Raw } from "./cr3.ts";
 import { CPU_ENTRY_AREA_BASE, PAGE_OFFSET, VMALLOC_START, VMEMMAP_START, va } from "./layout.ts";
 import { memblockAlloc, memblockEnd, memblockInit } from "./memblock.ts";
 import { INIT_MM_CTX_ID, initMm, Mm } from "./mm-struct.ts";
@@ -97,7 +96,7 @@ export function setupArchMemory(): void {
 
 /** Loads the kernel's own tables on this CPU, which comes from the early ones, and turns PCIDs on. */
 export function loadSwapperPgDir(): void {
-  cpu.writeCr3(cr3(Mm.at(initMm).pgd, pcid(0)), false);
+  writeCr3Raw(cr3(Mm.at(initMm).pgd, pcid(0)), false);
   enablePcid();
 }
 

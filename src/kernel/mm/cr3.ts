@@ -1,10 +1,29 @@
 // What goes into CR3: a root table and a process-context identifier, which says in two bits whose restricted address space it is.
 //
 //   PCID   11 PTI's user tables (never set here) | 10..9 ASI class + 1, 0 = unrestricted | 8..0 ASID + 1      (spec 2.8, PTI configured)
-import { CR4_PCIDE, CR4_PGE, type Cr3, cpu, cr3, INVPCID_ALL_GLOBAL, type Pcid, type PhysAddr, pcid } from "../../hardware/index.ts";
+import {
+  assert,
+  CR4_PCIDE,
+  CR4_PGE,
+  type Cr3,
+  cpu,
+  cr3,
+  cr3Root,
+  hex,
+  INVPCID_ALL_GLOBAL,
+  NULL,
+  type Pcid,
+  type PhysAddr,
+  type Ptr,
+  pcid,
+} from "../../hardware/index.ts";
 import { asiEnabled, currAsi } from "../asi/asi-state.ts";
 import { Asi, type AsiClassId } from "../asi/asi-struct.ts";
+import { asiExit } from "../asi/asi-transition.ts";
+import { current } from "../sched/current.ts";
+import { TaskStruct } from "../sched/task-struct.ts";
 import { staticKey } from "../static-key.ts";
+import { EXIT_CR3_ACCESS } from "../trace.ts";
 import { Mm } from "./mm-struct.ts";
 import { loadedMm, loadedMmAsid } from "./tlb-struct.ts";
 
@@ -59,6 +78,33 @@ export function buildCr3(pgd: PhysAddr, asid: number): Cr3 {
   return cr3(pgd, kernPcid(asid));
 }
 
+// Access to CR3 from C (spec 2.11). Restricted, CR3 is unstable: an NMI may leave the restricted address space between a read and a
+// write, and the write would go back there behind curr_asi's back. So the ordinary ones leave first.
+
+/** CR3, after leaving the restricted address space (kernel: `__read_cr3()`). */
+export function readCr3(): Cr3 {
+  asiExit(EXIT_CR3_ACCESS);
+  return cpu.readCr3();
+}
+
+/** Loads CR3, after leaving the restricted address space; flushes its PCID (kernel: `write_cr3()`). */
+export function writeCr3(value: Cr3): void {
+  asiExit(EXIT_CR3_ACCESS);
+  cpu.writeCr3(value, false);
+}
+
+/**
+ * CR3 as it is (kernel: `__read_cr3_raw()`): for reports, for the page-fault path after its own exit, and for values that need not hold.
+ */
+export function readCr3Raw(): Cr3 {
+  return cpu.readCr3();
+}
+
+/** Kernel: `native_write_cr3_raw()`: for the transitions themselves, and for loading an mm, whose switch forbids an exit. */
+export function writeCr3Raw(value: Cr3, keepsTlb: boolean): void {
+  cpu.writeCr3(value, keepsTlb);
+}
+
 /**
  * What CR3 holds, computed rather than read, which would be slower (kernel: `__get_current_cr3_fast()`). Interrupts off, and stable
  * only inside a critical section or while unrestricted: an NMI may leave the restricted address space at any time.
@@ -66,11 +112,29 @@ export function buildCr3(pgd: PhysAddr, asid: number): Cr3 {
 export function getCurrentCr3Fast(): Cr3 {
   const asid = loadedMmAsid.get();
   const restricted = currAsi.get();
-  if (restricted !== 0) {
-    const asi = Asi.at(restricted);
-    return cr3(asi.pgd, asiPcid(asid, asi.classId as AsiClassId)); // written by asiInit() alone
-  }
-  return buildCr3(Mm.at(loadedMm.get()).pgd, asid);
+  const expected = restricted === NULL ? buildCr3(Mm.at(loadedMm.get()).pgd, asid) : restrictedCr3(restricted, asid);
+  const found = cpu.readCr3();
+  assert(found === expected, () => `CR3 is ${hex(found)}, but curr_asi and the loaded mm make it ${hex(expected)}`);
+  return expected;
+}
+
+function restrictedCr3(domain: Ptr<"asi">, asid: number): Cr3 {
+  const { pgd, classId } = Asi.at(domain);
+  return cr3(pgd, asiPcid(asid, classId as AsiClassId)); // written by asiInit() alone
+}
+
+/**
+ * May an NMI handler touch user memory: does CR3 hold tables of the running task's mm? (Kernel: `nmi_uaccess_okay()`,
+ * cr3_matches_current_mm() of patch 8.) The domain's count: its user half is the mm's. curr_asi is read first: an NMI that comes in
+ * between can only leave the domain, and then CR3 is the mm's own.
+ */
+export function nmiUaccessOkay(): boolean {
+  const { mm } = TaskStruct.at(current());
+  const loaded = loadedMm.get();
+  if (mm === NULL || loaded !== mm) return false;
+  const domain = currAsi.get();
+  const root = cr3Root(readCr3Raw());
+  return root === Mm.at(mm).pgd || (domain !== NULL && root === Asi.at(domain).pgd);
 }
 
 /** Drops every translation of this CPU, all PCIDs and global ones included (kernel: `native_flush_tlb_global()`). */

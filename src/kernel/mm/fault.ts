@@ -35,11 +35,13 @@ import {
   FAULT_RETRY_AFTER_ASI,
   FAULT_USER_PAGE,
   printk,
+  TRACE_ASI_FAULT,
   TRACE_PAGE_FAULT,
   trace,
   WARN_SENSITIVE_IN_CRITICAL,
   warn,
 } from "../trace.ts";
+import { readCr3Raw } from "./cr3.ts";
 import { isPresent, lookupAddress } from "./page-table.ts";
 import { searchExceptionTables } from "./uaccess.ts";
 import { type Access, handleMmFault } from "./user-memory.ts";
@@ -58,8 +60,9 @@ export function handlePageFault(regs: PtRegs, errorCode: number, address: VirtAd
     const rip = regs.rip;
     // Perhaps a NOP: an NMI may have left already, and the fault was the restricted tables' all the same.
     asiExit(EXIT_PAGE_FAULT, address, rip);
-    if (asiEnabled() && kernelAccessOk(errorCode, address, cpu.readCr3())) {
+    if (asiEnabled() && kernelAccessOk(errorCode, address, readCr3Raw())) {
       warnIfBadAsiPf(address);
+      traceAsiFault(address, rip);
       trace(TRACE_PAGE_FAULT, address, errorCode, FAULT_RETRY_AFTER_ASI);
       return;
     }
@@ -84,6 +87,11 @@ function kernelAccessOk(errorCode: number, address: VirtAddr, cr3: Cr3): boolean
   return (found.low & PTE_USER) === 0 || (cpu.readCr4() & CR4_SMEP) === 0;
 }
 
+/** Kernel: the trace point of ASI faults: who touched what is not mapped in restricted address spaces, in which task. */
+function traceAsiFault(address: VirtAddr, rip: number): void {
+  trace(TRACE_ASI_FAULT, address, rip, TaskStruct.at(current()).pid);
+}
+
 /** The access was the critical section's own, and the domain does not map it: a bug of that code (kernel: `warn_if_bad_asi_pf()`). */
 function warnIfBadAsiPf(address: VirtAddr): void {
   const { target, intrNestDepth } = TaskStruct.at(current()).thread.asiState;
@@ -100,7 +108,7 @@ function doKernAddrFault(regs: PtRegs, errorCode: number, address: VirtAddr): vo
     return;
   }
   // A TLB that is behind a relaxed permission (kernel: spurious_kernel_fault()).
-  if ((errorCode & PF_PROT) !== 0 && kernelAccessOk(errorCode, address, cpu.readCr3())) return;
+  if ((errorCode & PF_PROT) !== 0 && kernelAccessOk(errorCode, address, readCr3Raw())) return;
   badArea(regs, errorCode, address);
 }
 
@@ -138,5 +146,5 @@ function badArea(regs: PtRegs, errorCode: number, address: VirtAddr, signal = SI
   }
   trace(TRACE_PAGE_FAULT, address, errorCode, FAULT_OOPS);
   printk(`BUG: unable to handle page fault for address: ${hex(address)}`);
-  fail(`kernel oops: page fault at ${hex(address)}, error code ${errorCode}, RIP ${hex(rip)}, CPU ${cpu.id}, CR3 ${hex(cpu.readCr3())}`);
+  fail(`kernel oops: page fault at ${hex(address)}, error code ${errorCode}, RIP ${hex(rip)}, CPU ${cpu.id}, CR3 ${hex(readCr3Raw())}`);
 }

@@ -1,7 +1,19 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { withMm } from "../../../test/mm-fixture.ts";
-import { cpu, cr3Pcid, cr3Root, NULL, type PhysAddr, PTE_PRESENT, PTE_USER, PTE_WRITE, type VirtAddr } from "../../hardware/index.ts";
+import {
+  cpu,
+  cr3,
+  cr3Pcid,
+  cr3Root,
+  NULL,
+  type PhysAddr,
+  PTE_PRESENT,
+  PTE_USER,
+  PTE_WRITE,
+  pcid,
+  type VirtAddr,
+} from "../../hardware/index.ts";
 import { currAsi } from "../asi/asi-state.ts";
 import { ASI_CLASS_KVM, ASI_CLASS_USERSPACE, Asi } from "../asi/asi-struct.ts";
 import { asiPcid, buildCr3, getCurrentCr3Fast, kernPcid } from "./cr3.ts";
@@ -64,10 +76,17 @@ test("while restricted, __get_current_cr3_fast() gives the domain's root and PCI
       load(mm);
       const asid = loadedMmAsid.get();
       const domain = Mm.at(mm).asi.address(ASI_CLASS_KVM) as Parameters<typeof Asi.at>[0];
-      Asi.at(domain).pgd = 0x7000 as PhysAddr;
       Asi.at(domain).classId = ASI_CLASS_KVM;
+      const before = cpu.readCr3();
+      // Tables that work: the mm's own, as if they were the domain's.
+      Asi.at(domain).pgd = Mm.at(mm).pgd;
+      const expected = cr3(Mm.at(mm).pgd, pcid(0x200 | (asid + 1)));
       currAsi.set(domain);
-      assert.equal(getCurrentCr3Fast(), 0x7000 + (0x200 | (asid + 1)));
+      // Computed, and compared with the hardware's: they must agree.
+      assert.throws(() => getCurrentCr3Fast(), /curr_asi and the loaded mm make it/);
+      cpu.writeCr3(expected, false);
+      assert.equal(getCurrentCr3Fast(), expected);
+      cpu.writeCr3(before, false);
       currAsi.set(NULL);
     },
     { asi: true },

@@ -1,9 +1,11 @@
 // Switching between user address spaces (arch/x86/mm/tlb.c: switch_mm_irqs_off()) and choosing address space numbers.
 import { addVirt, cpu, OWNER_USER, owner, type PhysAddr, type Ptr } from "../../hardware/index.ts";
+import { switchRestricted } from "../asi/asi-options.ts";
+import { asiTlbForget } from "../asi/asi-tlb.ts";
 import { asiExit, asiHandleSwitchMm } from "../asi/asi-transition.ts";
 import { localIrqRestore, localIrqSave } from "../spinlock.ts";
 import { EXIT_SWITCH_MM, TRACE_SWITCH_MM, trace } from "../trace.ts";
-import { buildCr3, hasPcid } from "./cr3.ts";
+import { buildCr3, hasPcid, writeCr3Raw } from "./cr3.ts";
 import { initMm, Mm, type MmPtr } from "./mm-struct.ts";
 import { tlbContext } from "./tlb.ts";
 import { invalidateOther, isLazy, LOADED_MM_SWITCHING, loadedMm, loadedMmAsid, nextAsid, TLB_NR_DYN_ASIDS } from "./tlb-struct.ts";
@@ -18,7 +20,9 @@ export function switchMm(prev: MmPtr, next: MmPtr, task: Ptr<"task_struct">): vo
 /** Makes `next` the loaded mm of this CPU (kernel: `switch_mm_irqs_off()`). Interrupts off. The CPU is unrestricted afterwards. */
 export function switchMmIrqsOff(_prev: MmPtr, next: MmPtr, _task: Ptr<"task_struct">): void {
   // First of all: CR3 must hold still from here on, and callers may come while still restricted (spec 2.11, patch 19).
-  asiExit(EXIT_SWITCH_MM);
+  // Not where the mm stays and nothing was missed: then CR3 is not written (option switch_restricted).
+  const isSame = switchRestricted.key.isEnabled() && loadedMm.get() === next;
+  if (!isSame) asiExit(EXIT_SWITCH_MM);
   const prev = loadedMm.get();
   const asid = loadedMmAsid.get();
   const wasLazy = isLazy.get() !== 0;
@@ -28,6 +32,7 @@ export function switchMmIrqsOff(_prev: MmPtr, next: MmPtr, _task: Ptr<"task_stru
     // While lazy this CPU may have missed flushes.
     const generation = Mm.at(next).context.tlbGen;
     if (tlbContext(asid).tlbGen === generation) return;
+    asiExit(EXIT_SWITCH_MM);
     tlbContext(asid).tlbGen = generation;
     loadNewMmCr3(Mm.at(next).pgd, asid, true);
     return;
@@ -60,9 +65,10 @@ export function enterLazyTlb(): void {
   if (loadedMm.get() !== initMm) isLazy.set(1);
 }
 
-/** Without NOFLUSH the address space number starts empty. */
+/** Without NOFLUSH the address space number starts empty. Raw: the caller has left the restricted address space, and marked the switch. */
 function loadNewMmCr3(pgd: PhysAddr, asid: number, mustFlush: boolean): void {
-  cpu.writeCr3(buildCr3(pgd, asid), !mustFlush);
+  if (mustFlush) asiTlbForget(asid);
+  writeCr3Raw(buildCr3(pgd, asid), !mustFlush);
 }
 
 interface AsidChoice {

@@ -2,11 +2,12 @@
 // flush the tables they enter, so it is enough to flush the address space number in use and to remember that the others are stale.
 import { addVirt, assert, cpu, ICR_FIXED, MSR_X2APIC_ICR, NULL, PAGE_SIZE, type Ptr, type VirtAddr } from "../../hardware/index.ts";
 import { asiEnabled } from "../asi/asi-state.ts";
+import { asiTlbFlushIsPartial } from "../asi/asi-tlb.ts";
 import { asiExit, asiInCriticalSection } from "../asi/asi-transition.ts";
 import { CALL_FUNCTION_VECTOR } from "../entry/vectors.ts";
 import { irqsDisabled, localIrqRestore, localIrqSave } from "../spinlock.ts";
 import { EXIT_TLB_FLUSH, WARN_FLUSH_IN_CRITICAL, warn } from "../trace.ts";
-import { buildCr3, flushTlbGlobal, kernelPagesAreGlobal } from "./cr3.ts";
+import { buildCr3, flushTlbGlobal, kernelPagesAreGlobal, readCr3Raw, writeCr3, writeCr3Raw } from "./cr3.ts";
 import { initMm, Mm, MmContext, type MmPtr } from "./mm-struct.ts";
 import { onlineCpus, perCpuBase } from "./percpu.ts";
 import { switchMmIrqsOff } from "./switch-mm.ts";
@@ -39,12 +40,12 @@ export function initializeTlbstateAndFlush(): void {
   const slot = tlbContext(0);
   slot.ctxId = context.ctxId;
   slot.tlbGen = context.tlbGen;
-  cpu.writeCr3(buildCr3(pgd, 0), false);
+  writeCr3(buildCr3(pgd, 0));
 }
 
 /**
  * Flushes this CPU's translations of the current address space number (kernel: `flush_tlb_local()`). Leaves the restricted address
- * space first: the CR3 that is read must be the one that is written back.
+ * space first: the CR3 that is read must be the one that is written back (else an NMI's exit in between would be undone).
  */
 export function flushTlbLocal(): void {
   if (asiEnabled() && asiInCriticalSection()) {
@@ -53,7 +54,8 @@ export function flushTlbLocal(): void {
     return;
   }
   asiExit(EXIT_TLB_FLUSH);
-  cpu.writeCr3(cpu.readCr3(), false);
+  asiTlbFlushIsPartial(loadedMmAsid.get());
+  writeCr3Raw(readCr3Raw(), false);
 }
 
 /** One kernel page on this CPU, in every address space (kernel: `flush_tlb_one_kernel()`). */
@@ -161,6 +163,7 @@ function flushKernel(info: FlushTlbInfo): void {
     flushTlbGlobal();
     return;
   }
+  asiTlbFlushIsPartial(loadedMmAsid.get());
   for (let at = start; at < end; at += PAGE_SIZE) flushTlbOneKernel(at as VirtAddr);
 }
 
@@ -180,6 +183,7 @@ function flushTlbFunc(info: FlushTlbInfo): void {
   const { start, end, newTlbGen } = info;
   // Page by page only if exactly this request is missing; behind by more, everything goes.
   if (end !== TLB_FLUSH_ALL && newTlbGen === local + 1 && newTlbGen === generation) {
+    asiTlbFlushIsPartial(loadedMmAsid.get());
     for (let at = start; at < end; at += PAGE_SIZE) cpu.invlpg(at as VirtAddr);
   } else {
     flushTlbLocal();

@@ -1,5 +1,6 @@
 // Switching tasks. Kernel code is never preempted: a task gives up the CPU here, on its way to user mode, in the vCPU loop, or to wait.
 import { addVirt, cpu, NULL, type Ptr } from "../../hardware/index.ts";
+import { switchRestricted } from "../asi/asi-options.ts";
 import { asiExit } from "../asi/asi-transition.ts";
 import { loadSp0 } from "../entry/descriptor-tables.ts";
 import { sendIpi } from "../entry/ipi.ts";
@@ -65,23 +66,26 @@ export function schedule(): void {
 
 /** Interrupts off, the queue's lock held; the next task drops it (kernel: `context_switch()`). */
 function contextSwitch(rq: RunQueue, prev: Ptr<"task_struct">, next: Ptr<"task_struct">): void {
-  // First of all: the domain belongs to prev, and switching stacks and mm touches what is sensitive (spec, patch 3).
-  asiExit(EXIT_CONTEXT_SWITCH);
   const from = TaskStruct.at(prev);
   const to = TaskStruct.at(next);
+  const { mm } = to;
+  // First of all: the domain belongs to prev's mm (spec, patch 3). With the option the CPU stays there as long as that mm stays loaded:
+  // nothing below is sensitive, and a kernel thread that touches what is faults out like everybody.
+  const keepsMm = switchRestricted.key.isEnabled() && (mm === NULL || mm === from.activeMm);
+  if (!keepsMm) asiExit(EXIT_CONTEXT_SWITCH);
   const outgoing = from.preemptNotifier;
   if (outgoing !== NULL) kvmSchedOut(outgoing);
   trace(TRACE_CONTEXT_SWITCH, from.pid, to.pid);
   cpu.charge(CONTEXT_SWITCH_CYCLES);
   cpu.touch(contextSwitchFootprint, CONTEXT_SWITCH_TOUCHED_BYTES);
-  if (to.mm === NULL) {
+  if (mm === NULL) {
     // A kernel thread borrows the tables that are loaded, and keeps them alive.
     to.activeMm = from.activeMm;
     if (from.mm !== NULL) mmgrab(from.activeMm);
     else from.activeMm = NULL;
     enterLazyTlb();
   } else {
-    switchMmIrqsOff(from.activeMm, to.mm, next);
+    switchMmIrqsOff(from.activeMm, mm, next);
     if (from.mm === NULL) {
       rq.prevMm = from.activeMm;
       from.activeMm = NULL;

@@ -12,13 +12,13 @@ import {
   VMX_EXIT_REASONS_FAILED_VMENTRY,
 } from "../../../hardware/index.ts";
 import { flushTaints } from "../../asi/asi-options.ts";
-import { asiEnter, asiRelax } from "../../asi/asi-transition.ts";
+import { asiEnter, asiRelax, asiReturnStackIsFilled } from "../../asi/asi-transition.ts";
 import { clearCpuBufVm } from "../../mitigations/feature-keys.ts";
 import { hostSpecCtrlMatters } from "../../mitigations/spec-ctrl.ts";
 import { vmscapeAfterVmExit } from "../../mitigations/vmscape.ts";
 import { getCurrentCr3Fast } from "../../mm/cr3.ts";
 import { TRACE_VM_ENTRY, trace } from "../../trace.ts";
-import { Kvm, type KvmVcpu, VCPU_REGS, type VcpuVmx, vmxL1dMayFlush } from "../kvm-struct.ts";
+import { Kvm, type KvmVcpu, rsbVmexit, VCPU_REGS, type VcpuVmx, vmxL1dMayFlush } from "../kvm-struct.ts";
 import { vmxL1dFlush } from "../l1d-flush.ts";
 import { registerAddress, vmwriteWord } from "../regs.ts";
 import { enterStubSymbols, VMX_RUN_CLEAR_CPU_BUFFERS, VMX_RUN_SPEC_CTRL, VMX_RUN_VMRESUME } from "./enter-stub.ts";
@@ -68,6 +68,7 @@ export function vmxVcpuEnterExit(vcpu: Ptr<"kvm_vcpu">, vmx: VcpuVmx, isLaunched
   const flags = (isLaunched ? VMX_RUN_VMRESUME : 0) | protectionFlags(common);
   const failed = cpu.callStub(enterStubSymbols().run, vmx.address, registerAddress(vcpu, VCPU_REGS.RAX), flags);
   vmx.fail = failed;
+  if (failed === 0 && rsbVmexit.isEnabled()) asiReturnStackIsFilled();
 
   common.cr2 = cpu.readCr2();
   vmx.idtVectoringInfo = 0;

@@ -20,6 +20,7 @@ import {
 import { symbolAddress } from "../../boot/kernel-text.ts";
 import { cpuTss, gdtPage, idtTable } from "../../entry/descriptor-tables.ts";
 import { __KERNEL_CS, __KERNEL_DS, GDT_ENTRY_TSS } from "../../entry/vectors.ts";
+import { readCr3Raw } from "../../mm/cr3.ts";
 import { pa } from "../../mm/layout.ts";
 import { GUEST_MSR, Kvm, KvmGlobals, KvmVcpu, kvmGlobals, VCPU_REGS, type VcpuVmx } from "../kvm-struct.ts";
 import { constructEptp } from "../mmu.ts";
@@ -55,7 +56,8 @@ function vmxSetConstantHostState(vmx: VcpuVmx): void {
   const host = vmx.vmcs01.hostState;
   vmwriteWord(VMCS.HOST_CR0, cpu.readCr0());
   // A guess, which the entry corrects: the CPU may be in a restricted address space when the guest is entered.
-  const cr3 = cpu.readCr3();
+  // A guess, which the first entry corrects: so whether restricted or not does not matter (kernel: vmx_set_constant_host_state()).
+  const cr3 = readCr3Raw();
   vmwriteWord(VMCS.HOST_CR3, cr3);
   host.cr3 = cr3;
   cpu.vmwrite(VMCS.HOST_CS_SELECTOR, __KERNEL_CS, 0);
