@@ -58,7 +58,8 @@ function syscall(number: number, ...args: number[]): PuppetAction {
   return { kind: "syscall", number, args };
 }
 
-function region(userAddress: number): Uint8Array {
+/** struct kvm_userspace_memory_region for a guest of GUEST_PAGES pages. */
+export function guestRegion(userAddress: number): Uint8Array {
   const bytes = new Uint8Array(KVM_USERSPACE_MEMORY_REGION_BYTES);
   const view = new DataView(bytes.buffer);
   view.setBigUint64(MEMORY_REGION.memory_size, BigInt(GUEST_PAGES * PAGE_SIZE), true);
@@ -83,7 +84,7 @@ function segment(view: DataView, at: number, type: number, selector: number, isC
 }
 
 /** struct kvm_sregs of a guest in 64-bit mode. */
-function longMode(): Uint8Array {
+export function guestSregs(): Uint8Array {
   const bytes = new Uint8Array(KVM_SREGS_BYTES);
   const view = new DataView(bytes.buffer);
   segment(view, SREGS.cs, SEGMENT_CODE, 8, true);
@@ -98,7 +99,7 @@ function longMode(): Uint8Array {
 }
 
 /** struct kvm_regs: RIP and flags. */
-function startRegisters(): Uint8Array {
+export function guestStartRegisters(): Uint8Array {
   const bytes = new Uint8Array(KVM_REGS_BYTES);
   const view = new DataView(bytes.buffer);
   view.setUint32(8 * KVM_REGS_ORDER.indexOf("rip"), GUEST_CODE, true);
@@ -122,15 +123,15 @@ const MONITOR: readonly ((view: PuppetView) => PuppetAction)[] = [
     v.state.setFloat64(MEMORY, v.result);
     return { kind: "store", address: v.result, value: 0x5ec4e7 };
   },
-  (v) => ({ kind: "write", address: PUPPET_STATE + REGION, bytes: region(v.state.getFloat64(MEMORY)) }),
+  (v) => ({ kind: "write", address: PUPPET_STATE + REGION, bytes: guestRegion(v.state.getFloat64(MEMORY)) }),
   (v) => syscall(SYS.ioctl, v.state.getFloat64(VM_FD), KVM_SET_USER_MEMORY_REGION, PUPPET_STATE + REGION),
   (v) => syscall(SYS.ioctl, v.state.getFloat64(VM_FD), KVM_CREATE_VCPU, 0),
   (v) => {
     v.state.setFloat64(VCPU_FD, v.result);
-    return { kind: "write", address: PUPPET_STATE + SREGS_AT, bytes: longMode() };
+    return { kind: "write", address: PUPPET_STATE + SREGS_AT, bytes: guestSregs() };
   },
   (v) => syscall(SYS.ioctl, v.state.getFloat64(VCPU_FD), KVM_SET_SREGS, PUPPET_STATE + SREGS_AT),
-  () => ({ kind: "write", address: PUPPET_STATE + REGS, bytes: startRegisters() }),
+  () => ({ kind: "write", address: PUPPET_STATE + REGS, bytes: guestStartRegisters() }),
   (v) => syscall(SYS.ioctl, v.state.getFloat64(VCPU_FD), KVM_SET_REGS, PUPPET_STATE + REGS),
   () => syscall(SYS.sched_yield),
 ];

@@ -9,6 +9,15 @@ export {
   type Injection,
   KvmRunFixture,
 } from "./check-kvm-run.ts";
-export { bystanderPuppet, monitorPuppet, monitorState } from "./check-puppets.ts";
+export {
+  bystanderPuppet,
+  GUEST_PAGES,
+  guestRegion,
+  guestSregs,
+  guestStartRegisters,
+  monitorPuppet,
+  monitorState,
+} from "./check-puppets.ts";
+export { type Census, censusDifference, takeCensus } from "./memory-census.ts";
 export { type CheckedObserver, checkedObserver, ResidueCheck, residueTruth } from "./residue-truth.ts";
 export { SimulatedCheck } from "./simulated-truth.ts";

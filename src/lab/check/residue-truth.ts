@@ -112,7 +112,7 @@ export class ResidueCheck {
   readonly checker: PropertyChecker;
   onStep: StepListener | undefined;
   onEntry: EntryListener | undefined;
-  private readonly truth: GroundTruth;
+  readonly truth: GroundTruth;
 
   constructor(machine: ResidueMachine, observer: CheckedObserver, options: CheckerOptions = {}) {
     const truth = residueTruth(machine);

@@ -1,6 +1,19 @@
 // The kernel's own state as an observer reads it: physical memory, by the offsets of its structures, without a step. Here it is only a
 // means to know what a domain asks for and what the kernel believes; it is never the truth that is judged.
-import { cr3Root, NULL, type PhysAddr, type PhysicalMemory, type Ptr, type VirtAddr } from "../../hardware/index.ts";
+import {
+  cr3Root,
+  entryFrame,
+  largeEntryFrame,
+  levelSize,
+  NULL,
+  type PhysAddr,
+  type PhysicalMemory,
+  PTE_LARGE,
+  PTE_PRESENT,
+  type Ptr,
+  tableIndex,
+  type VirtAddr,
+} from "../../hardware/index.ts";
 import {
   ASI_GLOBAL_NONSENSITIVE,
   ASI_MAX_NUM_CLASSES,
@@ -76,6 +89,25 @@ const ptiAddress = staticAddress("X86_FEATURE_PTI");
 /** Words of memory that decide a judgement besides CR3 and the structures: `KernelView.stamp`. */
 export const STAMP_WORDS = 3 + 2 * ASI_MAX_NUM_CLASSES;
 
+/** What `root` maps `va` to; -1 for nothing. */
+function walkTables(memory: PhysicalMemory, root: PhysAddr, va: number): number {
+  let table: number = root;
+  for (const level of [4, 3, 2, 1] as const) {
+    const at = (table + tableIndex(va, level) * 8) as PhysAddr;
+    if (!memory.has(at, 8)) return -1;
+    const low = memory.read32(at);
+    const high = memory.read32((at + 4) as PhysAddr);
+    if ((low & PTE_PRESENT) === 0) return -1;
+    const size = levelSize(level);
+    if (level === 1 || (level < 4 && (low & PTE_LARGE) !== 0)) {
+      const frame = level === 1 ? entryFrame(low, high) : largeEntryFrame(low, high, level);
+      return frame + (va - Math.floor(va / size) * size);
+    }
+    table = entryFrame(low, high);
+  }
+  return -1;
+}
+
 export class KernelView {
   private readonly memory: PhysicalMemory;
   private readonly found: Scan = { mm: NULL, currAsi: NULL, taints: 0, restricted: undefined, domains: [] };
@@ -90,6 +122,12 @@ export class KernelView {
     if (address >= KERNEL_TEXT_BASE) return address - KERNEL_TEXT_BASE + KERNEL_DATA_PHYSICAL - (KERNEL_DATA_BASE - KERNEL_TEXT_BASE);
     if (address >= PAGE_OFFSET && address < VMALLOC_START && address - PAGE_OFFSET < this.memory.size) return address - PAGE_OFFSET;
     return -1;
+  }
+
+  /** Physical address of any kernel address, by the kernel's own tables; -1 where they have nothing. */
+  walked(address: number): number {
+    const direct = this.physical(address);
+    return direct >= 0 ? direct : walkTables(this.memory, this.pgd(this.initMm), address);
   }
 
   word(address: number): number {
@@ -186,6 +224,16 @@ export class KernelView {
     found.delete(NULL);
     found.delete(this.initMm);
     return found;
+  }
+
+  /** Tasks that have an address space of their own. */
+  userTasks(): number {
+    let count = 0;
+    const first = staticAddress("init_task") ?? NULL;
+    for (let task = first as number; task !== 0; task = this.word(task + TaskStruct.offset.tasksNext)) {
+      if (this.word(task + TaskStruct.offset.mm) !== 0) count++;
+    }
+    return count;
   }
 
   /** The domains that `mm` embeds. */

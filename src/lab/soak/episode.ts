@@ -1,0 +1,293 @@
+// One episode of the soak: a kernel boots on the abstract machine, its processes do what the script says, everything goes on until they
+// have ended, and what is then allocated is what was allocated before. S1 to S10 are judged at every step on the way.
+import {
+  assert,
+  cpu,
+  fail,
+  findCpuModel,
+  isSensitiveOwner,
+  type KernelImage,
+  PAGE_SIZE,
+  type PhysAddr,
+  type Puppet,
+  type PuppetAction,
+  silentObserver,
+  type VirtAddr,
+} from "../../hardware/index.ts";
+import {
+  buildKernelImage,
+  FailAlloc,
+  failAllocState,
+  IRQ_WORK_VECTOR,
+  TRACE_IRQ,
+  TRACE_NMI,
+  TRACE_PAGE_FAULT,
+  TRACE_PROCESS_EXIT,
+  TRACE_SYSCALL,
+  TRACE_VM_EXIT,
+  TRACE_WARN,
+  WARNINGS,
+} from "../../kernel/index.ts";
+import { hltExit, type ResidueCpu, ResidueMachine } from "../../residue/index.ts";
+import { type Census, censusDifference, checkedObserver, ResidueCheck, takeCensus } from "../check/index.ts";
+import { call, NR } from "./actions.ts";
+import { ALL_ACTIONS } from "./generator.ts";
+import { GUEST_EXITS } from "./guest-actions.ts";
+import { ProcessState } from "./process-state.ts";
+import type { EpisodeConfig, Item, Script } from "./script.ts";
+
+const DIRECT_MAP = -0x778000000000;
+/** Events between two walks of all tables. */
+const AUDIT_EVENTS = 4000;
+/** Turns that one item may take before the episode counts as stuck. */
+const TURNS_PER_ITEM = 3000;
+const LEAST_TURNS = 200_000;
+
+/** Events that are counted: entries to the kernel. */
+const EVENTS = new Set([TRACE_SYSCALL, TRACE_PAGE_FAULT, TRACE_IRQ, TRACE_NMI, TRACE_VM_EXIT]);
+
+/** What an episode can end with other than well. */
+export interface EpisodeFailure {
+  /** The same for the same fault: the property, or the message without its numbers. */
+  readonly signature: string;
+  readonly message: string;
+  /** Kernel functions that were running, innermost first. */
+  readonly callers: readonly string[];
+}
+
+export interface EpisodeResult {
+  readonly events: number;
+  /** By the number of the trace event, and by action. */
+  readonly counts: ReadonlyMap<string, number>;
+  readonly steps: number;
+  readonly failure: EpisodeFailure | undefined;
+}
+
+interface Pending {
+  item: Item | undefined;
+  steps: number;
+}
+
+/** A message without what differs from run to run: addresses and numbers. */
+function signatureOf(message: string): string {
+  return message
+    .replace(/-?0x[0-9a-f]+/g, "#")
+    .replace(/\d+/g, "#")
+    .slice(0, 160);
+}
+
+const MOST_CALLERS = 12;
+
+function callersOf(error: Error): readonly string[] {
+  const names = [...(error.stack ?? "").matchAll(/at (?:new )?(?:[\w$]+\.)?([\w$]+) .*[/\\]kernel[/\\]/g)].map((match) => match[1] ?? "?");
+  return names.slice(0, MOST_CALLERS);
+}
+
+class Episode {
+  readonly machine: ResidueMachine;
+  readonly check: ResidueCheck;
+  events = 0;
+  readonly counts = new Map<string, number>();
+  warning: string | undefined;
+  private readonly queues = new Map<number, Item[]>();
+  private readonly pending: Pending[];
+  private readonly exits: number[];
+  private isSensitive = false;
+  private secret = 0 as VirtAddr;
+  private mayBeDone = false;
+  private nextAudit = AUDIT_EVENTS;
+  private readonly failAt: PhysAddr;
+
+  constructor(script: Script) {
+    const { config } = script;
+    for (const item of script.items) {
+      const queue = this.queues.get(item.slot);
+      if (queue === undefined) this.queues.set(item.slot, [item]);
+      else queue.push(item);
+    }
+    this.pending = Array.from({ length: config.cpus }, () => ({ item: undefined, steps: 0 }));
+    this.exits = new Array<number>(config.cpus).fill(0);
+    const observer = checkedObserver({ ...silentObserver, trace: (event, a) => this.traced(event, a) });
+    this.machine = new ResidueMachine({
+      model: findCpuModel(config.model) ?? fail(`no CPU model ${config.model}`),
+      memoryBytes: config.memoryMegabytes * 2 ** 20,
+      cpus: config.cpus,
+      image: this.image(config),
+      commandLine: config.commandLine,
+      observer,
+    });
+    this.check = new ResidueCheck(this.machine, observer);
+    this.check.onStep = (on) => this.step(on);
+    this.machine.guest = (on) => {
+      const way = this.exits[on] ?? 0;
+      this.exits[on] = 0;
+      return way === 0 ? hltExit() : GUEST_EXITS[way % GUEST_EXITS.length];
+    };
+    this.failAt = this.check.checker.view.physical(failAllocState) as PhysAddr;
+  }
+
+  /** Runs until every process has ended and the kernel is quiet. */
+  run(items: number): void {
+    const { machine, check } = this;
+    const limit = Math.max(LEAST_TURNS, items * TURNS_PER_ITEM);
+    const status = machine.run(() => this.isOver(), limit);
+    assert(status !== "limit", () => `stuck: ${limit} turns and processes are still there`);
+    assert(status !== "idle" || this.isOver(), () => "stuck: everything sleeps and processes are still there");
+    this.disarm();
+    // The idle tasks bury the dead.
+    machine.run(() => machine.cpus.every((one) => !one.canRun), LEAST_TURNS);
+    check.checker.auditMappings(check.truthOf(0));
+  }
+
+  census(): Census {
+    return takeCensus(this.check.truth, this.check.checker.view);
+  }
+
+  private image(config: EpisodeConfig): KernelImage {
+    const touch = (): void => {
+      if (this.isSensitive && this.secret !== 0) cpu.load(this.secret, 4);
+    };
+    const names = Array.from({ length: config.processes }, (_, i) => `soak-${i}`);
+    return buildKernelImage({
+      preset: config.preset,
+      processes: names.map((name, i) => ({ name, puppet: name, cpu: i % config.cpus })),
+      puppets: new Map(names.map((name, i) => [name, this.puppet(i)])),
+      hooks: { nmi: touch, irqWork: touch },
+    });
+  }
+
+  /** The process that begins in slot `first`; its children are the same function with other slots. */
+  private puppet(first: number): Puppet {
+    return (view): PuppetAction => {
+      const state = new ProcessState(view.state);
+      if (state.slot === undefined) state.begin(first);
+      for (;;) {
+        const item = this.queues.get(state.slot ?? first)?.[state.position];
+        if (item === undefined) return call(NR.exit_group, 0);
+        const kind = ALL_ACTIONS.get(item.action) ?? fail(`no action ${item.action}`);
+        const turn = {
+          state,
+          args: item.args,
+          result: view.result,
+          chooseExit: (way: number) => {
+            this.exits[cpu.id] = way;
+          },
+        };
+        const part = kind.parts[state.part];
+        if (part === undefined) {
+          state.position++;
+          state.part = 0;
+          kind.finish?.(turn);
+          continue;
+        }
+        if (state.part === 0) this.begin(item);
+        state.part++;
+        const action = part(turn);
+        if (action !== undefined) return action;
+      }
+    };
+  }
+
+  /** The process on the ambient CPU begins an item. */
+  private begin(item: Item): void {
+    const pending = this.pending[cpu.id];
+    if (pending !== undefined) {
+      pending.item = item.inject === undefined ? undefined : item;
+      pending.steps = 0;
+    }
+    this.machine.memory.write32((this.failAt + FailAlloc.offset.remaining) as PhysAddr, item.fail ?? 0);
+    this.machine.memory.write32((this.failAt + FailAlloc.offset.mode) as PhysAddr, 0);
+    this.count(item.action);
+  }
+
+  private disarm(): void {
+    this.machine.memory.write32((this.failAt + FailAlloc.offset.remaining) as PhysAddr, 0);
+    for (const pending of this.pending) pending.item = undefined;
+  }
+
+  private step(on: ResidueCpu): void {
+    const pending = this.pending[on.id];
+    const item = pending?.item;
+    if (pending === undefined || item === undefined) return;
+    const at = pending.steps++;
+    for (const injected of item.inject ?? []) if (injected.at === at) this.inject(on, injected.kind);
+  }
+
+  private inject(on: ResidueCpu, kind: string): void {
+    this.isSensitive = kind.endsWith("sensitive");
+    if (this.isSensitive && !isSensitiveOwner(this.machine.memory.frameOwner((this.secret - DIRECT_MAP) / PAGE_SIZE))) this.findSecret();
+    this.count(`inject ${kind}`);
+    if (kind.startsWith("nmi")) on.raiseNmi();
+    else if (kind.startsWith("irq")) on.raise(IRQ_WORK_VECTOR);
+    else if (kind === "timer") on.skipToTimer();
+    else on.suspendAtNextStep();
+  }
+
+  /** A page of sensitive data, by its address in the direct map. */
+  private findSecret(): void {
+    const { memory } = this.machine;
+    this.secret = 0 as VirtAddr;
+    for (let pfn = memory.size / PAGE_SIZE - 1; pfn > 0 && this.secret === 0; pfn--) {
+      if (isSensitiveOwner(memory.frameOwner(pfn))) this.secret = (DIRECT_MAP + pfn * PAGE_SIZE) as VirtAddr;
+    }
+  }
+
+  private traced(event: number, a: number): void {
+    if (EVENTS.has(event)) this.events++;
+    if (event === TRACE_PROCESS_EXIT) this.mayBeDone = true;
+    if (event === TRACE_WARN) this.warning ??= WARNINGS[a] ?? String(a);
+  }
+
+  private isOver(): boolean {
+    if (this.warning !== undefined) fail(`the kernel warned: ${this.warning}`);
+    if (this.events >= this.nextAudit) {
+      this.nextAudit = this.events + AUDIT_EVENTS;
+      this.check.checker.auditMappings(this.check.truthOf(0));
+    }
+    if (!this.mayBeDone) return false;
+    this.mayBeDone = false;
+    const { view } = this.check.checker;
+    return this.check.truth.cpus.every((one) => view.isUp(one)) && view.userTasks() === 0;
+  }
+
+  private count(what: string): void {
+    this.counts.set(what, (this.counts.get(what) ?? 0) + 1);
+  }
+}
+
+/** What a configuration has allocated when its processes have done nothing and ended. */
+const baselines = new Map<string, Census>();
+
+function baselineOf(config: EpisodeConfig): Census {
+  const key = JSON.stringify(config);
+  let census = baselines.get(key);
+  if (census === undefined) {
+    const empty = new Episode({ config, items: [] });
+    empty.run(0);
+    census = empty.census();
+    baselines.set(key, census);
+  }
+  return census;
+}
+
+/** Runs a script. Everything that goes wrong is in the result. */
+export function runEpisode(script: Script): EpisodeResult {
+  let episode: Episode | undefined;
+  let failure: EpisodeFailure | undefined;
+  try {
+    const before = baselineOf(script.config);
+    episode = new Episode(script);
+    episode.run(script.items.length);
+    const leaked = censusDifference(before, episode.census());
+    if (leaked !== undefined) fail(`S9: leaked: ${leaked}`);
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    failure = { signature: signatureOf(error.message), message: error.message, callers: callersOf(error) };
+  }
+  return {
+    events: episode?.events ?? 0,
+    counts: episode?.counts ?? new Map(),
+    steps: episode?.machine.cpus.reduce((sum, one) => sum + one.steps, 0) ?? 0,
+    failure,
+  };
+}
