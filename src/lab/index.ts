@@ -22,3 +22,15 @@ export {
   type ScenarioSnapshot,
 } from "./scenario/scenario-run.ts";
 export { Simulation, type SimulationOptions } from "./simulation.ts";
+export {
+  type EpisodeConfig,
+  type EpisodeResult,
+  formatScript,
+  parseScript,
+  runEpisode,
+  type Script,
+  type SoakOptions,
+  type SoakReport,
+  shrink,
+  soak,
+} from "./soak/index.ts";

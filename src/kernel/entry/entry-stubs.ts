@@ -94,14 +94,22 @@ function setStackPointer(value: number): void {
   cpu.writeRegister(RSP_CODE, low32(value), high32(value));
 }
 
-/** Stores the general registers below `frame`, where the error code is, and moves RSP there. */
+/** Stores the general registers below `frame`, where the error code is. RSP first, as a push does: an NMI uses what is below it. */
 function saveRegisters(frame: VirtAddr): void {
   const regs = addVirt(frame, -8 * RESTORE_CODES.length);
+  setStackPointer(regs);
   for (const [i, code] of RESTORE_CODES.entries()) {
     const low = cpu.readRegister(code);
     cpu.store64(addVirt(regs, 8 * i), low, cpu.high);
   }
-  setStackPointer(regs);
+}
+
+/** What an entry without an error code pushes in its place. */
+function pushNoError(delivered: VirtAddr): VirtAddr {
+  const frame = addVirt(delivered, -8);
+  setStackPointer(frame);
+  cpu.storeWord(frame, -1);
+  return frame;
 }
 
 /** What every entry program does after the handler, except SYSCALL's. */
@@ -130,8 +138,7 @@ export function idtEntryStub(symbol: string, handler: string, hasErrorCode: bool
     },
     effect: () => {
       const delivered = cpu.stackPointer();
-      const frame = hasErrorCode ? delivered : addVirt(delivered, -8);
-      if (!hasErrorCode) cpu.storeWord(frame, -1);
+      const frame = hasErrorCode ? delivered : pushNoError(delivered);
       saveRegisters(frame);
       call();
       return leaveByIret();
@@ -274,8 +281,7 @@ function fatalEntry(symbol: string, handler: string, hasErrorCode: boolean, call
     },
     effect: () => {
       const delivered = cpu.stackPointer();
-      const frame = hasErrorCode ? delivered : addVirt(delivered, -8);
-      if (!hasErrorCode) cpu.storeWord(frame, -1);
+      const frame = hasErrorCode ? delivered : pushNoError(delivered);
       saveRegisters(frame);
       call();
       return leaveByIret();

@@ -11,7 +11,7 @@ import {
   PTE_LARGE,
   PTE_PRESENT,
 } from "../../hardware/index.ts";
-import { KmemCache, PG_SLAB, Page, pfnToPage } from "../../kernel/index.ts";
+import { KmemCache, Page, PG_SLAB, pfnToPage } from "../../kernel/index.ts";
 import type { GroundTruth, KernelView } from "../properties/index.ts";
 
 const ENTRIES = 512;
@@ -77,7 +77,12 @@ export function censusDifference(before: Census, after: Census): string | undefi
   const parts: string[] = [];
   if (before.pages.size !== after.pages.size) {
     const fresh = [...after.pages].filter((pfn) => !before.pages.has(pfn));
-    parts.push(`${after.pages.size} pages instead of ${before.pages.size} (frames ${fresh.slice(0, 8).map((pfn) => `0x${pfn.toString(16)}`).join(", ")})`);
+    parts.push(
+      `${after.pages.size} pages instead of ${before.pages.size} (frames ${fresh
+        .slice(0, 8)
+        .map((pfn) => `0x${pfn.toString(16)}`)
+        .join(", ")})`,
+    );
   }
   const sizes = new Set([...before.objects.keys(), ...after.objects.keys()]);
   for (const bytes of [...sizes].sort((a, b) => a - b)) {

@@ -145,7 +145,10 @@ export const ACTIONS: ReadonlyMap<string, ActionKind> = new Map<string, ActionKi
   [
     "mmap",
     {
-      parts: [(t) => call(NR.mmap, 0, (1 + arg(t, 0)) * PAGE_SIZE, arg(t, 1), (arg(t, 2) === 0 ? MAP_SHARED : MAP_PRIVATE) | MAP_ANONYMOUS, -1, 0)],
+      parts: [
+        (t) =>
+          call(NR.mmap, 0, (1 + arg(t, 0)) * PAGE_SIZE, arg(t, 1), (arg(t, 2) === 0 ? MAP_SHARED : MAP_PRIVATE) | MAP_ANONYMOUS, -1, 0),
+      ],
       finish: (t) => {
         if (t.result > 0) t.state.setRegion(t.state.takeRegionIndex(), { address: t.result, pages: 1 + arg(t, 0), protection: arg(t, 1) });
       },
@@ -290,7 +293,14 @@ export const ACTIONS: ReadonlyMap<string, ActionKind> = new Map<string, ActionKi
       ranges: [8],
     },
   ],
-  ["lseek", { parts: [(t) => (t.state.fd(arg(t, 0)) < 0 ? undefined : call(NR.lseek, t.state.fd(arg(t, 0)), arg(t, 1) * 100, 0))], weight: 1, ranges: [8, 90] }],
+  [
+    "lseek",
+    {
+      parts: [(t) => (t.state.fd(arg(t, 0)) < 0 ? undefined : call(NR.lseek, t.state.fd(arg(t, 0)), arg(t, 1) * 100, 0))],
+      weight: 1,
+      ranges: [8, 90],
+    },
+  ],
   [
     "fork",
     {
@@ -307,7 +317,11 @@ export const ACTIONS: ReadonlyMap<string, ActionKind> = new Map<string, ActionKi
   ["wait", { parts: [() => call(NR.wait4, -1, 0, WNOHANG, 0)], weight: 3, ranges: [] }],
   [
     "kill child",
-    { parts: [(t) => (t.state.lastChild === 0 ? undefined : call(NR.kill, t.state.lastChild, [9, 15, 17, 0][arg(t, 0)] ?? 0))], weight: 0.5, ranges: [4] },
+    {
+      parts: [(t) => (t.state.lastChild === 0 ? undefined : call(NR.kill, t.state.lastChild, [9, 15, 17, 0][arg(t, 0)] ?? 0))],
+      weight: 0.5,
+      ranges: [4],
+    },
   ],
   ["sleep", { parts: [(t) => words(0, arg(t, 0) * 1000), () => call(NR.nanosleep, SCRATCH_ADDRESS, 0)], weight: 1, ranges: [100] }],
   ["clock", { parts: [() => call(NR.clock_gettime, CLOCK_MONOTONIC, SCRATCH_ADDRESS)], weight: 1, ranges: [] }],
@@ -320,10 +334,10 @@ export const ACTIONS: ReadonlyMap<string, ActionKind> = new Map<string, ActionKi
       ranges: [2],
     },
   ],
+  ["affinity", { parts: [(t) => words(1 + arg(t, 0)), () => call(NR.sched_setaffinity, 0, 8, SCRATCH_ADDRESS)], weight: 1, ranges: [3] }],
   [
-    "affinity",
-    { parts: [(t) => words(1 + arg(t, 0)), () => call(NR.sched_setaffinity, 0, 8, SCRATCH_ADDRESS)], weight: 1, ranges: [3] },
+    "ldt",
+    { parts: [(t) => words(arg(t, 0), 0x51_0000_0fff), () => call(NR.modify_ldt, 1, SCRATCH_ADDRESS, 16)], weight: 0.5, ranges: [4] },
   ],
-  ["ldt", { parts: [(t) => words(arg(t, 0), 0x51_0000_0fff), () => call(NR.modify_ldt, 1, SCRATCH_ADDRESS, 16)], weight: 0.5, ranges: [4] }],
   ["exit", { parts: [(t) => call(NR.exit_group, arg(t, 0))], weight: 0.1, ranges: [3] }],
 ]);

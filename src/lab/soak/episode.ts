@@ -19,6 +19,8 @@ import {
   FailAlloc,
   failAllocState,
   IRQ_WORK_VECTOR,
+  idleTaskExit,
+  staticBytes,
   TRACE_IRQ,
   TRACE_NMI,
   TRACE_PAGE_FAULT,
@@ -42,6 +44,9 @@ const AUDIT_EVENTS = 4000;
 /** Turns that one item may take before the episode counts as stuck. */
 const TURNS_PER_ITEM = 3000;
 const LEAST_TURNS = 200_000;
+
+/** What the handlers of injected interrupts and NMIs read: an address of sensitive memory, or 0. */
+const handlerSecret = staticBytes("soak_handler_secret", 8, 8);
 
 /** Events that are counted: entries to the kernel. */
 const EVENTS = new Set([TRACE_SYSCALL, TRACE_PAGE_FAULT, TRACE_IRQ, TRACE_NMI, TRACE_VM_EXIT]);
@@ -92,11 +97,11 @@ class Episode {
   private readonly queues = new Map<number, Item[]>();
   private readonly pending: Pending[];
   private readonly exits: number[];
-  private isSensitive = false;
-  private secret = 0 as VirtAddr;
+  private secretFrame = 0;
   private mayBeDone = false;
   private nextAudit = AUDIT_EVENTS;
   private readonly failAt: PhysAddr;
+  private readonly secretAt: PhysAddr;
 
   constructor(script: Script) {
     const { config } = script;
@@ -123,6 +128,7 @@ class Episode {
       this.exits[on] = 0;
       return way === 0 ? hltExit() : GUEST_EXITS[way % GUEST_EXITS.length];
     };
+    this.secretAt = this.check.checker.view.physical(handlerSecret) as PhysAddr;
     this.failAt = this.check.checker.view.physical(failAllocState) as PhysAddr;
   }
 
@@ -132,10 +138,12 @@ class Episode {
     const limit = Math.max(LEAST_TURNS, items * TURNS_PER_ITEM);
     const status = machine.run(() => this.isOver(), limit);
     assert(status !== "limit", () => `stuck: ${limit} turns and processes are still there`);
-    assert(status !== "idle" || this.isOver(), () => "stuck: everything sleeps and processes are still there");
+    assert(status !== "idle" || check.checker.view.userTasks() === 0, () => "stuck: everything sleeps and processes are still there");
     this.disarm();
     // The idle tasks bury the dead.
     machine.run(() => machine.cpus.every((one) => !one.canRun), LEAST_TURNS);
+    // ... and hold the last mm that ran on their CPU.
+    for (const one of machine.cpus) one.runAside(idleTaskExit);
     check.checker.auditMappings(check.truthOf(0));
   }
 
@@ -144,8 +152,10 @@ class Episode {
   }
 
   private image(config: EpisodeConfig): KernelImage {
+    // By a step, so that a handler that was suspended does the same when it is run again.
     const touch = (): void => {
-      if (this.isSensitive && this.secret !== 0) cpu.load(this.secret, 4);
+      const secret = cpu.loadWord(handlerSecret);
+      if (secret !== 0) cpu.load(secret as VirtAddr, 4);
     };
     const names = Array.from({ length: config.processes }, (_, i) => `soak-${i}`);
     return buildKernelImage({
@@ -214,8 +224,8 @@ class Episode {
   }
 
   private inject(on: ResidueCpu, kind: string): void {
-    this.isSensitive = kind.endsWith("sensitive");
-    if (this.isSensitive && !isSensitiveOwner(this.machine.memory.frameOwner((this.secret - DIRECT_MAP) / PAGE_SIZE))) this.findSecret();
+    const isHandler = kind.startsWith("nmi") || kind.startsWith("irq");
+    if (isHandler) this.machine.memory.writeWord(this.secretAt, kind.endsWith("sensitive") ? this.findSecret() : 0);
     this.count(`inject ${kind}`);
     if (kind.startsWith("nmi")) on.raiseNmi();
     else if (kind.startsWith("irq")) on.raise(IRQ_WORK_VECTOR);
@@ -224,12 +234,15 @@ class Episode {
   }
 
   /** A page of sensitive data, by its address in the direct map. */
-  private findSecret(): void {
+  private findSecret(): number {
     const { memory } = this.machine;
-    this.secret = 0 as VirtAddr;
-    for (let pfn = memory.size / PAGE_SIZE - 1; pfn > 0 && this.secret === 0; pfn--) {
-      if (isSensitiveOwner(memory.frameOwner(pfn))) this.secret = (DIRECT_MAP + pfn * PAGE_SIZE) as VirtAddr;
+    if (isSensitiveOwner(memory.frameOwner(this.secretFrame))) return DIRECT_MAP + this.secretFrame * PAGE_SIZE;
+    for (let pfn = memory.size / PAGE_SIZE - 1; pfn > 0; pfn--) {
+      if (!isSensitiveOwner(memory.frameOwner(pfn))) continue;
+      this.secretFrame = pfn;
+      return DIRECT_MAP + pfn * PAGE_SIZE;
     }
+    return 0;
   }
 
   private traced(event: number, a: number): void {

@@ -8,7 +8,6 @@ import { PRESETS, type Preset } from "../../kernel/index.ts";
 export const INJECTIONS = ["nmi", "nmi sensitive", "irq", "irq sensitive", "timer", "suspend"] as const;
 export type InjectionKind = (typeof INJECTIONS)[number];
 
-
 export interface Injected {
   readonly kind: InjectionKind;
   /** Kernel steps of that CPU after the item was begun. */
@@ -77,7 +76,9 @@ function isOneOf<T extends string>(value: unknown, choices: readonly T[]): value
 /** Reads a script. Bad input is a UsageError that names file and line. */
 export function parseScript(text: string, file: string): Script {
   const lines = text.split("\n");
-  const parsed = lines.flatMap((line, i): (readonly [number, unknown])[] => (line.trim() === "" ? [] : [[i + 1, parseLine(line, file, i + 1)]]));
+  const parsed = lines.flatMap((line, i): (readonly [number, unknown])[] =>
+    line.trim() === "" ? [] : [[i + 1, parseLine(line, file, i + 1)]],
+  );
   const [first, ...rest] = parsed;
   if (first === undefined) throw new UsageError(`${file}: empty; the first line is the configuration of the episode`);
   return { config: configOf(first[1], file, first[0]), items: rest.map(([line, value]) => itemOf(value, file, line)) };
@@ -99,7 +100,8 @@ function configOf(value: unknown, file: string, line: number): EpisodeConfig {
   const { preset, model, commandLine, cpus, memoryMegabytes, processes } = value;
   if (!isOneOf(preset, PRESETS)) return bad(`preset is one of ${PRESETS.join(", ")}`);
   if (typeof model !== "string" || typeof commandLine !== "string") return bad("model and commandLine are strings");
-  if (!isCount(cpus) || !isCount(memoryMegabytes) || !isCount(processes)) return bad("cpus, memoryMegabytes and processes are whole numbers");
+  if (!isCount(cpus) || !isCount(memoryMegabytes) || !isCount(processes))
+    return bad("cpus, memoryMegabytes and processes are whole numbers");
   return { preset, model, commandLine, cpus, memoryMegabytes, processes };
 }
 

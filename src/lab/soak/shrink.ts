@@ -52,7 +52,8 @@ class Shrinker {
       if (inject === undefined && fail === undefined) continue;
       const variants: Item[] = [plain];
       if (fail !== undefined && inject !== undefined) variants.push({ ...plain, fail }, { ...plain, inject });
-      for (const one of inject ?? []) if ((inject?.length ?? 0) > 1) variants.push({ ...plain, ...(fail === undefined ? {} : { fail }), inject: [one] });
+      for (const one of inject ?? [])
+        if ((inject?.length ?? 0) > 1) variants.push({ ...plain, ...(fail === undefined ? {} : { fail }), inject: [one] });
       const shorter = variants.find((variant) => this.fails(items.with(i, variant)));
       if (shorter !== undefined) items[i] = shorter;
     }
