@@ -24,7 +24,6 @@ export { CPU_ENTRY_AREA_BASE, PAGE_OFFSET, pa, VMALLOC_END, VMALLOC_START, VMEMM
 export { Mm } from "./mm/mm-struct.ts";
 export { asiAsyncFreeWork, getFreePages, nrFreePages } from "./mm/page-alloc.ts";
 export { Page, type PagePtr, PG_SLAB, pfnToPage } from "./mm/page-struct.ts";
-export { KmemCache } from "./mm/slab.ts";
 export { loadedMm, loadedMmAsid } from "./mm/tlb-struct.ts";
 export { current, currentTask } from "./sched/current.ts";
 export { idleTaskExit } from "./sched/idle-mm.ts";

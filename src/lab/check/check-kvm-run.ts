@@ -159,6 +159,7 @@ export class KvmRunFixture {
     this.monitor = this.cpu.userLabel;
     this.machine.memory.startTracking();
     this.snapshot = this.machine.save();
+    this.check.checker.mark();
   }
 
   get cpu(): ResidueCpu {

@@ -18,6 +18,5 @@ export {
   monitorPuppet,
   monitorState,
 } from "./check-puppets.ts";
-export { type Census, censusDifference, takeCensus } from "./memory-census.ts";
 export { type CheckedObserver, checkedObserver, ResidueCheck, residueTruth } from "./residue-truth.ts";
 export { SimulatedCheck } from "./simulated-truth.ts";

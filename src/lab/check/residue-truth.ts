@@ -83,7 +83,10 @@ export function checkedObserver(next: Observer): CheckedObserver {
       tee.checker?.context(cpu, kind, label);
       next.context(cpu, kind, label);
     },
-    ...(next.allocated === undefined ? {} : { allocated: next.allocated.bind(next) }),
+    allocated: (kind, address, bytes) => {
+      tee.checker?.allocated(kind, address, bytes);
+      next.allocated?.(kind, address, bytes);
+    },
     freed: (kind, address, bytes) => {
       tee.checker?.freed(kind, address, bytes);
       next.freed?.(kind, address, bytes);

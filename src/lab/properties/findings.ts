@@ -10,6 +10,8 @@ export interface CheckerOptions {
   readonly enabled?: ReadonlySet<PropertyName>;
   /** Collect violations instead of throwing the first. */
   readonly isCollecting?: boolean;
+  /** Remember which kernel function asked for each piece of memory: for reports of leaks. Costs much. */
+  readonly keepsSites?: boolean;
 }
 
 /** The situations that are counted. */
@@ -34,7 +36,7 @@ export type Occurrence =
   | "S8: a cached translation was used whose entry had changed"
   | "S8: a range was taken away"
   | "S9: a frame was freed"
-  | "S9: the objects were audited"
+  | "S9: the objects were counted"
   | "S10: a domain owed no control flush while a predictor held training"
   | "S10: a domain owed no data flush while L1D held data";
 

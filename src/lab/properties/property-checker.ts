@@ -16,18 +16,21 @@ import {
   type Ptr,
   type VirtAddr,
 } from "../../hardware/index.ts";
-import { ASI_CLASS_USERSPACE } from "../../kernel/index.ts";
+import { ASI_CLASS_USERSPACE, PAGE_OFFSET } from "../../kernel/index.ts";
 import { EntryJudge } from "./entry-judge.ts";
 import { type CheckerOptions, Findings, type Occurrence } from "./findings.ts";
 import type { CpuTruth, GroundTruth } from "./ground-truth.ts";
 import { KernelView } from "./kernel-view.ts";
 import { auditDomain, auditRoot, frameIn } from "./mapping-audit.ts";
+import { type Census, Objects } from "./objects.ts";
 import type { Violation } from "./property.ts";
 import { Removals } from "./removals.ts";
 import { StepJudge } from "./step-judge.ts";
 
 export class PropertyChecker {
   readonly view: KernelView;
+  readonly objects: Objects;
+  private marked: ReturnType<Objects["copy"]> | undefined;
   private readonly truth: GroundTruth;
   private readonly findings: Findings;
   private readonly steps: StepJudge;
@@ -40,6 +43,7 @@ export class PropertyChecker {
   constructor(truth: GroundTruth, options: CheckerOptions = {}) {
     this.truth = truth;
     this.view = new KernelView(truth.memory);
+    this.objects = new Objects(options.keepsSites ?? false);
     this.findings = new Findings(this.view, options);
     this.entries = new EntryJudge(truth, this.view, this.findings, this.vms);
     this.steps = new StepJudge(truth, this.view, this.findings, this.entries, this.vms);
@@ -53,8 +57,14 @@ export class PropertyChecker {
     return this.findings.occurred;
   }
 
+  /** The machine is saved: `reset()` comes back to here. */
+  mark(): void {
+    this.marked = this.objects.copy();
+  }
+
   /** Forgets what was found and what is under way on each CPU; the counts of occurrences stay. For going back to a snapshot. */
   reset(): void {
+    if (this.marked !== undefined) this.objects.restore(this.marked);
     this.findings.violations.length = 0;
     this.steps.reset();
     this.entries.reset();
@@ -85,8 +95,31 @@ export class PropertyChecker {
 
   /** A frame changed hands. */
   frameOwner(pfn: Pfn, label: Owner): void {
-    if (label === OWNER_NONE) this.checkFreed(pfn);
-    else if (isSensitiveOwner(label)) this.checkSensitiveFrame(pfn, label);
+    if (isSensitiveOwner(label)) this.checkSensitiveFrame(pfn, label);
+  }
+
+  /** The kernel handed out memory. */
+  allocated(kind: MemoryKind, address: VirtAddr, bytes: number): void {
+    this.account(this.objects.allocated(kind, address, bytes));
+  }
+
+  /** The kernel took memory back. */
+  freed(kind: MemoryKind, address: VirtAddr, bytes: number): void {
+    this.account(this.objects.freed(kind, address));
+    if (kind !== "pages") return;
+    const first = (address - PAGE_OFFSET) / PAGE_SIZE;
+    for (let pfn = first; pfn < first + bytes / PAGE_SIZE; pfn++) this.checkFreed(pfn);
+  }
+
+  /** What is allocated now, to compare with another time (S9). */
+  census(): Census {
+    this.findings.note("S9: the objects were counted");
+    return this.objects.census(this.truth.memory, this.view);
+  }
+
+  private account(wrong: string | undefined): void {
+    const cpu = this.truth.cpus[0];
+    if (wrong !== undefined && cpu !== undefined) this.findings.violate("S9", cpu, "memory", OWNER_NONE, wrong);
   }
 
   /** What took `[start, end)` of `mm` (NULL: kernel addresses) away has returned; translations made before `time` are stale. */
@@ -107,13 +140,6 @@ export class PropertyChecker {
     } else if (this.removals.covers(this.view.loadedMm(cpu), address, madeAt)) {
       findings.violate("S8", cpu, "TLB", OWNER_NONE, `${hex(address)} was reached by a translation that was taken away before`);
     }
-  }
-
-  /** Memory was given back; frames may still hold what they held. */
-  freed(kind: MemoryKind, address: VirtAddr, bytes: number): void {
-    if (kind !== "pages") return;
-    const first = this.view.physical(address) / PAGE_SIZE;
-    for (let pfn = first; pfn < first + bytes / PAGE_SIZE; pfn++) this.checkFreed(pfn as Pfn);
   }
 
   /** Walks the tables of every domain of the loaded mm: S5 in full. */
@@ -150,7 +176,7 @@ export class PropertyChecker {
   }
 
   /** S9: a freed frame must not be the root of any CPU's tables. */
-  private checkFreed(pfn: Pfn): void {
+  private checkFreed(pfn: number): void {
     const { findings } = this;
     findings.note("S9: a frame was freed");
     const root = (pfn * PAGE_SIZE) as PhysAddr;

@@ -31,7 +31,8 @@ import {
   WARNINGS,
 } from "../../kernel/index.ts";
 import { hltExit, type ResidueCpu, ResidueMachine } from "../../residue/index.ts";
-import { type Census, censusDifference, checkedObserver, ResidueCheck, takeCensus } from "../check/index.ts";
+import { checkedObserver, ResidueCheck } from "../check/index.ts";
+import { type Census, censusDifference } from "../properties/index.ts";
 import { call, NR } from "./actions.ts";
 import { ALL_ACTIONS } from "./generator.ts";
 import { GUEST_EXITS } from "./guest-actions.ts";
@@ -148,7 +149,7 @@ class Episode {
   }
 
   census(): Census {
-    return takeCensus(this.check.truth, this.check.checker.view);
+    return this.check.checker.census();
   }
 
   private image(config: EpisodeConfig): KernelImage {
