@@ -2,6 +2,10 @@
 import type { GuestRun, LedgerRow } from "../lab/index.ts";
 import { table } from "./table.ts";
 
+/** Causes of exits that are printed; the file holds all. */
+const MAX_EXIT_ROWS = 25;
+const EXIT_COLUMNS = ["reason", "kernel function", "task", "page", "what lives there", "allocated by", "count"];
+
 function section(title: string, rows: readonly LedgerRow[]): string {
   if (rows.length === 0) return "";
   return `\n${title}\n${table(
@@ -13,7 +17,9 @@ function section(title: string, rows: readonly LedgerRow[]): string {
 /** Transitions, flushes, VM exits, and what was not understood. */
 export function ledgerText(run: Pick<GuestRun, "ledger" | "cycles" | "instructions" | "violations" | "unimplemented">): string {
   const { ledger } = run;
-  const exits = ledger.exits.map((row) => [row.reason, row.function, row.address, row.count]);
+  const shown = ledger.exits.slice(0, MAX_EXIT_ROWS);
+  const more = ledger.exits.length - shown.length;
+  const exits = shown.map((row) => [row.reason, row.function, row.task, row.address, row.what, row.allocatedBy, row.count]);
   const kernel: LedgerRow[] = [
     { what: "simulated cycles", count: run.cycles },
     { what: "instructions", count: run.instructions },
@@ -31,7 +37,7 @@ export function ledgerText(run: Pick<GuestRun, "ledger" | "cycles" | "instructio
     section("ledger", kernel),
     exits.length === 0
       ? ""
-      : `\nexits from the restricted address space\n${table(["reason", "kernel function", "page", "count"], exits)}\n`,
+      : `\nexits from the restricted address space\n${table(EXIT_COLUMNS, exits)}\n${more > 0 ? `and ${more} more causes (--ledger FILE holds all)\n` : ""}`,
     section("flushes", ledger.flushes),
     section("VM exits", ledger.vmExits),
     section("kernel warnings", ledger.warnings),

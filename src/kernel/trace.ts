@@ -160,7 +160,7 @@ export function kernelName(name: string): string {
 const FAULT_PATH = new Set(["asiExit", "excPageFault", "handlePageFault", "trace", "warn", "effect"]);
 
 /** Files whose functions hand out memory: what they allocate is allocated by who called them. */
-const ALLOCATORS = /[/\\]mm[/\\](?:page-alloc|slab|vmalloc|vmap-area|percpu|kernel-map|buddy|async-free)\.[jt]s/;
+const ALLOCATORS = /[/\\]mm[/\\](?:page-alloc|slab|vmalloc|vmap-area|percpu|kernel-map|buddy|async-free|kmap)\.[jt]s/;
 
 /** For observers, inside their `allocated()`: the kernel function that asked for the memory, by its kernel name. */
 export function allocationSite(): string {

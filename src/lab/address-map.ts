@@ -27,7 +27,6 @@ import {
   KERNEL_TEXT_BASE,
   loadedMm,
   PAGE_OFFSET,
-  TASK_COMM_LEN,
   TaskStruct,
   VMALLOC_END,
   VMALLOC_START,
@@ -149,7 +148,7 @@ function addressMap(view: KernelView, walker: Walker, task: number, mm: Ptr<"mm_
   const keys = [...new Set(counts.flatMap((map) => [...map.keys()]))].sort((a, b) => a - b);
   return {
     pid: view.u32(task + TaskStruct.offset.pid),
-    name: comm(view, task),
+    name: view.taskName(task),
     mm: view.mmNumber(mm),
     spaces: ["unrestricted", ...domains.map((domain) => asiClassName(domain.classId as AsiClassId))],
     rows: keys.map((key) => {
@@ -164,16 +163,6 @@ function addressMap(view: KernelView, walker: Walker, task: number, mm: Ptr<"mm_
       };
     }),
   };
-}
-
-function comm(view: KernelView, task: number): string {
-  let name = "";
-  for (let i = 0; i < TASK_COMM_LEN; i++) {
-    const code = view.u8(task + TaskStruct.offset.comm + i);
-    if (code === 0) break;
-    name += String.fromCharCode(code);
-  }
-  return name;
 }
 
 /** Names of the tables that each CPU has loaded: "unrestricted", or the class of the domain. For the head of a map. */

@@ -1,6 +1,6 @@
 // The ledger: what the kernel's trace points told, counted. It answers which transitions, which flushes and why; it listens and never
 // acts. Insertion order never reaches the result: rows are sorted by count, then by name.
-import { EXIT_REASON, hex } from "../hardware/index.ts";
+import { EXIT_REASON, hex, PAGE_SIZE } from "../hardware/index.ts";
 import {
   ASI_TAINT_NAMES,
   EXIT_REASONS,
@@ -27,12 +27,22 @@ export interface LedgerRow {
   readonly count: number;
 }
 
-/** One cause of an exit: for page faults, the kernel function that touched sensitive memory and the page that it touched. */
+/** One cause of an exit. For page faults: the page that the kernel function touched, what lives there, and who allocated it. */
 export interface ExitRow {
   readonly reason: string;
   readonly function: string;
+  /** Name and pid of the running task. */
+  readonly task: string;
   readonly address: string;
+  readonly what: string;
+  readonly allocatedBy: string;
   readonly count: number;
+}
+
+/** Says what lives at a kernel address, and which task runs. */
+export interface Explainer {
+  explain(address: number): { readonly what: string; readonly allocatedBy: string };
+  currentTask(): string;
 }
 
 /** The ledger as data: `docs/ledger.schema.json` describes the file that `--ledger` writes. */
@@ -82,11 +92,16 @@ class Tally<K extends string> {
 }
 
 export class Ledger {
+  private readonly explainer: Explainer;
   private readonly events = new Map<number, number>();
   private readonly exits = new Tally<string>();
   private readonly flushes = new Tally<string>();
   private readonly vmExits = new Tally<string>();
   private readonly warnings = new Tally<string>();
+
+  constructor(explainer: Explainer) {
+    this.explainer = explainer;
+  }
 
   /** To be called from the machine's observer, for every trace event. */
   trace(event: number, a: number, b: number, c: number): void {
@@ -102,8 +117,8 @@ export class Ledger {
     return {
       enters: { alreadyThere: this.count(TRACE_ASI_ENTER_NOOP), switched: this.count(TRACE_ASI_ENTER) },
       exits: this.exits.sorted().map(([key, count]) => {
-        const [reason = "", name = "", address = ""] = key.split("|");
-        return { reason, function: name, address, count };
+        const [reason = "", name = "", task = "", address = "", what = "", allocatedBy = ""] = key.split("|");
+        return { reason, function: name, task, address, what, allocatedBy, count };
       }),
       flushes: this.flushes.rows(),
       vmEntries: this.count(TRACE_VM_ENTRY),
@@ -134,7 +149,9 @@ export class Ledger {
 
   private addExit(reason: number, address: number): void {
     const isFault = EXIT_REASONS[reason] === "page fault";
-    const page = isFault ? hex(Math.floor(address / 4096) * 4096) : "";
-    this.exits.add(`${EXIT_REASONS[reason] ?? `reason ${reason}`}|${kernelCallers(1)[0] ?? ""}|${page}`);
+    const { what, allocatedBy } = isFault ? this.explainer.explain(address) : { what: "", allocatedBy: "" };
+    const page = isFault ? hex(Math.floor(address / PAGE_SIZE) * PAGE_SIZE) : "";
+    const name = kernelCallers(1)[0] ?? "";
+    this.exits.add([EXIT_REASONS[reason] ?? `reason ${reason}`, name, this.explainer.currentTask(), page, what, allocatedBy].join("|"));
   }
 }

@@ -2,6 +2,7 @@
 // begins with one of these.
 import { type CpuModel, cpu, type Observer, silentObserver } from "../hardware/index.ts";
 import {
+  allocationSite,
   buildKernelImage,
   currentTask,
   type KernelHooks,
@@ -13,6 +14,7 @@ import {
 } from "../kernel/index.ts";
 import { type Gear, type RunResult, SimulatedMachine } from "../machine/index.ts";
 import { VICTIM_PUPPET, VMM_PUPPET, type VmmEnding, victim, vmmPuppet } from "../vmm/index.ts";
+import { AddressBook, currentTaskText } from "./address-book.ts";
 import { checkedObserver, SimulatedCheck } from "./check/index.ts";
 import { Ledger } from "./ledger.ts";
 import { describeViolation, KernelView } from "./properties/index.ts";
@@ -44,7 +46,7 @@ export const HOST_MEMORY_BYTES = 128 * 2 ** 20;
 
 export class Simulation {
   readonly machine: SimulatedMachine;
-  readonly ledger = new Ledger();
+  readonly ledger: Ledger;
   /** How each monitor said that its guest ended, by the monitor's pid. */
   readonly endings = new Map<number, VmmEnding>();
   /** Simulated cycles at the end of the kernel's boot; undefined before. */
@@ -71,7 +73,12 @@ export class Simulation {
         [VICTIM_PUPPET, victim],
       ]),
     });
-    const observer = checkedObserver(this.observer(options));
+    const book = new AddressBook();
+    this.ledger = new Ledger({
+      explain: (address) => book.explain(this.machine, address),
+      currentTask: () => currentTaskText(this.view),
+    });
+    const observer = checkedObserver(this.observer(options, book));
     this.machine = new SimulatedMachine({
       model: options.model,
       memoryBytes: options.memoryBytes,
@@ -113,7 +120,7 @@ export class Simulation {
     return this.waitingFor.every((pid) => this.exited.has(pid));
   }
 
-  private observer(options: SimulationOptions): Observer {
+  private observer(options: SimulationOptions, book: AddressBook): Observer {
     return {
       ...silentObserver,
       trace: (event, a, b, c) => {
@@ -122,6 +129,8 @@ export class Simulation {
         else if (event === TRACE_BOOT_DONE) this.bootCycles = this.machine.now;
         options.watch?.(event, a, b, c);
       },
+      allocated: (kind, address, bytes) => book.allocated(kind, address, bytes, allocationSite()),
+      freed: (kind, address, bytes) => book.freed(kind, address, bytes),
       print: (text) => options.log?.(text),
     };
   }

@@ -296,7 +296,7 @@ export class KernelView {
     const at = task + TaskStruct.offset.thread + ThreadStruct.offset.asiState;
     return {
       pid: this.u32(task + TaskStruct.offset.pid) | 0,
-      comm: this.text(task + TaskStruct.offset.comm, TASK_COMM_LEN),
+      comm: this.taskName(task),
       mm: this.word(task + TaskStruct.offset.mm) as Ptr<"mm_struct">,
       target: this.word(at + AsiState.offset.target) as Ptr<"asi">,
       depth: this.u32(at + AsiState.offset.intrNestDepth) | 0,
@@ -309,13 +309,14 @@ export class KernelView {
     return this.u32(task + TaskStruct.offset.thread + ThreadStruct.offset.asiState + AsiState.offset.intrNestDepth) | 0;
   }
 
-  private text(address: number, limit: number): string {
-    let out = "";
-    for (let i = 0; i < limit; i++) {
-      const code = this.u8(address + i);
+  /** Command name of a task. */
+  taskName(task: number): string {
+    let name = "";
+    for (let i = 0; i < TASK_COMM_LEN; i++) {
+      const code = this.u8(task + TaskStruct.offset.comm + i);
       if (code === 0) break;
-      out += String.fromCharCode(code);
+      name += String.fromCharCode(code);
     }
-    return out;
+    return name;
   }
 }
