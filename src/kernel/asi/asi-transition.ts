@@ -238,17 +238,19 @@ export function asiTaintsSet(taints: number): number {
 
 /**
  * Another VM than the last here, of the same mm (option domain_per_vm): to this one the last one's traces are a stranger's. or before and,
- * so that nothing is lost to an NMI in between.
+ * and both before the last VM is forgotten, so that the byte is never less than the truth, whatever an NMI in between does.
  */
 function handleOtherVm(id: number): void {
-  if (lastVm.exchange(id) === id) return;
+  if (lastVm.get() === id) return;
   const taints = asiTaints.get() & ASI_TAINTS_GUEST_MASK;
   let others = 0;
   if ((taints & ASI_TAINT_GUEST_CONTROL) !== 0) others |= ASI_TAINT_OTHER_MM_CONTROL;
   if ((taints & ASI_TAINT_GUEST_DATA) !== 0) others |= ASI_TAINT_OTHER_MM_DATA;
-  if (others === 0) return;
-  asiTaints.or(others);
-  asiTaints.and(~ASI_TAINTS_GUEST_MASK);
+  if (others !== 0) {
+    asiTaints.or(others);
+    asiTaints.and(~ASI_TAINTS_GUEST_MASK);
+  }
+  lastVm.set(id);
 }
 
 /**

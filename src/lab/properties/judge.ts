@@ -49,23 +49,25 @@ export interface Finding {
 /** Number of the mm that a VM belongs to, by the VM's number; learnt from the vCPU loads. */
 export type VmOwners = ReadonlyMap<number, number>;
 
-function belongsTo(label: Owner, mmNumber: number, vms: VmOwners): boolean {
+/** Not a stranger's, as `domain` sees it: to the domain of one VM another VM of the same process is one. */
+function belongsTo(label: Owner, { mmNumber, vm }: Domain, vms: VmOwners): boolean {
   const number = ownerNumber(label);
-  return ownerKind(label) === OWNER_GUEST ? vms.get(number) === mmNumber : number === mmNumber || number === SHARED_BY_PROCESSES;
+  if (ownerKind(label) === OWNER_GUEST) return vms.get(number) === mmNumber && (vm === 0 || vm === number);
+  return number === mmNumber || number === SHARED_BY_PROCESSES;
 }
 
-function controlTaint(label: Owner, mmNumber: number, vms: VmOwners): number {
+function controlTaint(label: Owner, domain: Domain, vms: VmOwners): number {
   const kind = ownerKind(label);
   if (kind === 0 || kind === OWNER_KERNEL) return 0;
-  if (!belongsTo(label, mmNumber, vms)) return ASI_TAINT_OTHER_MM_CONTROL;
+  if (!belongsTo(label, domain, vms)) return ASI_TAINT_OTHER_MM_CONTROL;
   return kind === OWNER_GUEST ? ASI_TAINT_GUEST_CONTROL : ASI_TAINT_USER_CONTROL;
 }
 
-function dataTaint(label: Owner, mmNumber: number, vms: VmOwners): number {
+function dataTaint(label: Owner, domain: Domain, vms: VmOwners): number {
   const kind = ownerKind(label);
   if (kind === 0) return 0;
   if (kind === OWNER_KERNEL) return ASI_TAINT_KERNEL_DATA;
-  if (!belongsTo(label, mmNumber, vms)) return ASI_TAINT_OTHER_MM_DATA;
+  if (!belongsTo(label, domain, vms)) return ASI_TAINT_OTHER_MM_DATA;
   return kind === OWNER_GUEST ? ASI_TAINT_GUEST_DATA : ASI_TAINT_USER_DATA;
 }
 
@@ -109,16 +111,18 @@ function unrestrictedRefuses(view: KernelView): (label: Owner) => boolean {
 }
 
 function domainRefuses(view: KernelView, domain: Domain, vms: VmOwners): (label: Owner) => boolean {
-  const preventControl = view.policy(domain.classId).preventControl | (DEMANDED.get(domain.classId)?.preventControl ?? 0);
-  return (label) => (controlTaint(label, domain.mmNumber, vms) & preventControl) !== 0;
+  const preventControl = view.policyOf(domain).preventControl | (DEMANDED.get(domain.classId)?.preventControl ?? 0);
+  return (label) => (controlTaint(label, domain, vms) & preventControl) !== 0;
 }
 
 /** Sensitive data in a structure that code of `domain` could sample and that the domain's policy protects from it. */
 export function exposedData(model: CpuModel, cpu: CpuTruth, view: KernelView, domain: Domain, vms: VmOwners): Finding | undefined {
-  const protectData = view.policy(domain.classId).protectData | (DEMANDED.get(domain.classId)?.protectData ?? 0);
+  // What a monitor gave up it gave up for itself: its own data, nobody else's.
+  const givenUp = view.isWithoutSecrets(domain) ? ASI_TAINT_USER_DATA : 0;
+  const protectData = view.policyOf(domain).protectData | ((DEMANDED.get(domain.classId)?.protectData ?? 0) & ~givenUp);
   for (const structure of sampleable(model)) {
     for (const owner of cpu.holds(structure)) {
-      if (isSensitiveOwner(owner) && (dataTaint(owner, domain.mmNumber, vms) & protectData) !== 0) return { structure, owner };
+      if (isSensitiveOwner(owner) && (dataTaint(owner, domain, vms) & protectData) !== 0) return { structure, owner };
     }
   }
   return undefined;

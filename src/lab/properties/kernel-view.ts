@@ -27,8 +27,12 @@ import {
   KERNEL_DATA_PHYSICAL,
   KERNEL_TEXT_BASE,
   Kvm,
+  KvmGlobals,
   KvmVcpu,
+  kvmAsiPolicyNoSecrets,
+  kvmGlobals,
   kvmRunningVcpu,
+  lastVm,
   loadedMm,
   Mm,
   staticObjects,
@@ -56,6 +60,12 @@ export interface Domain {
   readonly pgd: PhysAddr;
   readonly classId: number;
   readonly mmNumber: number;
+  /** Address of its policy. */
+  readonly policyAddress: number;
+  /** `Asi.id`. */
+  readonly id: number;
+  /** Number of the one VM that it is for; 0 if all VMs of the mm share it, or it is no VM's. */
+  readonly vm: number;
 }
 
 /** The state of a CPU's address space. */
@@ -87,7 +97,7 @@ const classesAddress = staticAddress("asi_class");
 const featureAddress = staticAddress("X86_FEATURE_ASI");
 const ptiAddress = staticAddress("X86_FEATURE_PTI");
 /** Words of memory that decide a judgement besides CR3 and the structures: `KernelView.stamp`. */
-export const STAMP_WORDS = 3 + 2 * ASI_MAX_NUM_CLASSES;
+export const STAMP_WORDS = 4 + 2 * ASI_MAX_NUM_CLASSES;
 
 /** What `root` maps `va` to; -1 for nothing. */
 function walkTables(memory: PhysicalMemory, root: PhysAddr, va: number): number {
@@ -183,6 +193,7 @@ export class KernelView {
     put(mm);
     put(this.word(base + currAsi.offset));
     put(this.u8(base + asiTaints.offset));
+    put(this.u32(base + lastVm.offset));
     for (let classId = 0; classId < ASI_MAX_NUM_CLASSES; classId++) {
       put(classesAddress === undefined ? 0 : this.word(classesAddress + 8 * classId));
       put(mm === NULL || mm === SWITCHING ? 0 : this.word(mm + Mm.offset.asi + classId * Asi.bytes + Asi.offset.pgd));
@@ -242,9 +253,49 @@ export class KernelView {
     for (let classId = 0; classId < ASI_MAX_NUM_CLASSES; classId++) {
       const pgd = this.domainRoot(mm, classId);
       const address = (mm + Mm.offset.asi + classId * Asi.bytes) as Ptr<"asi">;
-      if (pgd !== 0) domains.push({ address, pgd, classId, mmNumber: this.mmNumber(mm) });
+      if (pgd !== 0) domains.push(this.domainAt(address, pgd, this.mmNumber(mm), 0));
+    }
+    for (let kvm = this.word(kvmGlobals + KvmGlobals.offset.vmList); kvm !== 0; kvm = this.word(kvm + Kvm.offset.vmListNext)) {
+      if (this.word(kvm + Kvm.offset.mm) !== mm) continue;
+      const address = this.word(kvm + Kvm.offset.asi) as Ptr<"asi">;
+      if (address === NULL || domains.some((domain) => domain.address === address)) continue;
+      const pgd = this.word(address + Asi.offset.pgd) as PhysAddr;
+      if (pgd !== 0) domains.push(this.domainAt(address, pgd, this.mmNumber(mm), this.u32(kvm + Kvm.offset.label)));
     }
     return domains;
+  }
+
+  private domainAt(address: Ptr<"asi">, pgd: PhysAddr, mmNumber: number, vm: number): Domain {
+    return {
+      address,
+      pgd,
+      classId: this.u32(address + Asi.offset.classId),
+      mmNumber,
+      policyAddress: this.word(address + Asi.offset.policy),
+      id: this.u32(address + Asi.offset.id),
+      vm,
+    };
+  }
+
+  /** What entering `domain` looks at: its own policy, which a VM's monitor may have chosen. */
+  policyOf(domain: Domain): Policy {
+    const at = domain.policyAddress;
+    if (at === 0) return this.policy(domain.classId);
+    return {
+      isInitialized: true,
+      preventControl: this.u8(at + AsiTaintPolicy.offset.preventControl),
+      protectData: this.u8(at + AsiTaintPolicy.offset.protectData),
+    };
+  }
+
+  /** The monitors of all VMs of the domain said that they hold no secrets. */
+  isWithoutSecrets(domain: Domain): boolean {
+    return domain.policyAddress === kvmAsiPolicyNoSecrets;
+  }
+
+  /** `Asi.id` of the VM's domain that was entered last on the CPU. */
+  lastVm(cpu: CpuTruth): number {
+    return this.u32(cpu.perCpuBase + lastVm.offset);
   }
 
   /** The domain of the VM whose vCPU is loaded on the CPU, or NULL. */
@@ -285,7 +336,7 @@ export class KernelView {
     const pgd = this.word(at + Asi.offset.pgd) as PhysAddr;
     const mm = this.word(at + Asi.offset.mm) as Ptr<"mm_struct">;
     if (pgd === 0 || mm === NULL) return;
-    const domain: Domain = { address: at, pgd, classId: this.u32(at + Asi.offset.classId), mmNumber: this.mmNumber(mm) };
+    const domain = this.domainAt(at, pgd, this.mmNumber(mm), 0);
     if (mm === found.mm) found.domains.push(domain);
     if (pgd === root) found.restricted = domain;
   }

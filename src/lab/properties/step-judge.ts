@@ -1,7 +1,16 @@
 // What must hold at every kernel step: S4, S1 for the kernel itself, S10. Judged anew only when something it depends on has changed: the
 // registers and words of memory that the step's state consists of, or what the structures of the core hold.
 import { cr3Root, hex, NULL, OWNER_NONE, type Owner, type PhysAddr } from "../../hardware/index.ts";
-import { ASI_CLASS_KVM, ASI_TAINT_NAMES, ASI_TAINTS_CONTROL_MASK, ASI_TAINTS_DATA_MASK } from "../../kernel/index.ts";
+import {
+  ASI_CLASS_KVM,
+  ASI_TAINT_GUEST_CONTROL,
+  ASI_TAINT_GUEST_DATA,
+  ASI_TAINT_NAMES,
+  ASI_TAINT_OTHER_MM_CONTROL,
+  ASI_TAINT_OTHER_MM_DATA,
+  ASI_TAINTS_CONTROL_MASK,
+  ASI_TAINTS_DATA_MASK,
+} from "../../kernel/index.ts";
 import type { EntryJudge } from "./entry-judge.ts";
 import type { Findings, Occurrence } from "./findings.ts";
 import type { CpuTruth, GroundTruth } from "./ground-truth.ts";
@@ -128,16 +137,17 @@ export class StepJudge {
   }
 
   /** S10: where the byte says that nothing is owed, nothing may be owed. */
-  private checkTaints(cpu: CpuTruth, { taints, domains }: Scan): void {
+  private checkTaints(cpu: CpuTruth, { taints: byte, domains }: Scan): void {
     const { findings } = this;
     if (!findings.isEnabled("S10")) return;
     const { model } = this.truth;
-    if ((taints & ASI_TAINTS_CONTROL_MASK) === 0) {
+    if ((byte & ASI_TAINTS_CONTROL_MASK) === 0) {
       const found = refusedTraining(model, cpu, this.view, undefined, this.vms);
-      if (found !== undefined) this.taintLie(cpu, taints, found.structure, found.owner, "the unrestricted kernel");
+      if (found !== undefined) this.taintLie(cpu, byte, found.structure, found.owner, "the unrestricted kernel");
     }
     for (const domain of domains) {
-      const policy = this.view.policy(domain.classId);
+      const policy = this.view.policyOf(domain);
+      const taints = this.taintsFor(cpu, byte, domain);
       if ((taints & policy.preventControl & ASI_TAINTS_CONTROL_MASK) === 0) {
         const found = refusedTraining(model, cpu, this.view, domain, this.vms);
         if (found !== undefined) this.taintLie(cpu, taints, found.structure, found.owner, `the domain at ${hex(domain.address)}`);
@@ -150,6 +160,13 @@ export class StepJudge {
         else if (cpu.holds("L1D").size > 0) findings.note("S10: a domain owed no data flush while L1D held data");
       }
     }
+  }
+
+  /** The byte as entering `domain` reads it: what the last VM left is a stranger's to the domain of another VM. */
+  private taintsFor(cpu: CpuTruth, taints: number, { vm, id }: Domain): number {
+    if (vm === 0 || this.view.lastVm(cpu) === id) return taints;
+    const control = (taints & ASI_TAINT_GUEST_CONTROL) === 0 ? 0 : ASI_TAINT_OTHER_MM_CONTROL;
+    return taints | control | ((taints & ASI_TAINT_GUEST_DATA) === 0 ? 0 : ASI_TAINT_OTHER_MM_DATA);
   }
 
   private taintLie(cpu: CpuTruth, taints: number, structure: string, owner: Owner, who: string): void {
