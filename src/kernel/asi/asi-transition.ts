@@ -231,6 +231,14 @@ export function asiReturnStackIsFilled(): void {
   if (asiEnabled() && rsbTaint.key.isEnabled()) asiTaints.and(~ASI_TAINT_RETURN_STACK);
 }
 
+/**
+ * A guest is about to run (option rsb_taint): until the VM exit has filled the return stack it holds the guest's training, and an NMI may
+ * come before that. Entering the domain said so only if the CPU was elsewhere.
+ */
+export function asiReturnStackIsLent(): void {
+  if (asiEnabled() && rsbTaint.key.isEnabled()) asiTaints.or(ASI_TAINT_RETURN_STACK);
+}
+
 /** The taints that entering a domain with these leaves on this kernel: the return stack's with the others, where it has one. */
 export function asiTaintsSet(taints: number): number {
   return rsbTaint.key.isEnabled() ? taints | ASI_TAINT_RETURN_STACK : taints;

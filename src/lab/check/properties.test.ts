@@ -48,7 +48,7 @@ test("S4: curr_asi set for longer than the windows last", () => {
   const found = violationsOf(() => {
     if (currAsi.get() === NULL) currAsi.set(ASI_GLOBAL_NONSENSITIVE);
   }).get("S4");
-  assert.match(found?.detail ?? "", /CR3 has been unrestricted for 17 steps|curr_asi is/);
+  assert.match(found?.detail ?? "", /CR3 has been unrestricted for 41 steps|curr_asi is/);
 });
 
 test("S10, S1 and S2: a taint byte that is cleared owes flushes that are then not made", () => {

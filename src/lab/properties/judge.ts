@@ -84,6 +84,13 @@ export function sampleable(model: CpuModel): Structure[] {
   return structures;
 }
 
+/** Training in the return stack that the unrestricted kernel refuses. */
+export function refusedReturns(cpu: CpuTruth, view: KernelView): Finding | undefined {
+  const refuses = unrestrictedRefuses(view);
+  for (const owner of cpu.holds("return stack")) if (refuses(owner)) return { structure: "return stack", owner };
+  return undefined;
+}
+
 /** A predictor entry on `cpu` that code in `domain` refuses; domain undefined: the unrestricted kernel. */
 export function refusedTraining(
   model: CpuModel,

@@ -9,16 +9,19 @@ import {
   ASI_TAINT_OTHER_MM_CONTROL,
   ASI_TAINT_OTHER_MM_DATA,
   ASI_TAINTS_CONTROL_MASK,
+  ASI_TAINT_RETURN_STACK,
   ASI_TAINTS_DATA_MASK,
+  staticObjects,
 } from "../../kernel/index.ts";
 import type { EntryJudge } from "./entry-judge.ts";
 import type { Findings, Occurrence } from "./findings.ts";
 import type { CpuTruth, GroundTruth } from "./ground-truth.ts";
-import { exposedData, refusedTraining, type VmOwners } from "./judge.ts";
+import { exposedData, refusedReturns, refusedTraining, type VmOwners } from "./judge.ts";
 import { type Domain, type KernelView, type Scan, STAMP_WORDS } from "./kernel-view.ts";
 
+const rsbTaintAddress: number = staticObjects().find(({ name }) => name === "cordon_rsb_taint")?.address ?? 0;
 /** Kernel steps that enter or exit may take, handlers and stubs nested in them not counted, between curr_asi and CR3. */
-const WINDOW_STEPS = 16;
+const WINDOW_STEPS = 40;
 
 interface CpuMemory {
   /** Steps inside the present enter or exit window; 0 outside. */
@@ -143,6 +146,10 @@ export class StepJudge {
     const { model } = this.truth;
     if ((byte & ASI_TAINTS_CONTROL_MASK) === 0) {
       const found = refusedTraining(model, cpu, this.view, undefined, this.vms);
+      if (found !== undefined) this.taintLie(cpu, byte, found.structure, found.owner, "the unrestricted kernel");
+    }
+    if (rsbTaintAddress !== 0 && this.view.u8(rsbTaintAddress) !== 0 && (byte & ASI_TAINT_RETURN_STACK) === 0) {
+      const found = refusedReturns(cpu, this.view);
       if (found !== undefined) this.taintLie(cpu, byte, found.structure, found.owner, "the unrestricted kernel");
     }
     for (const domain of domains) {

@@ -12,7 +12,7 @@ import {
   VMX_EXIT_REASONS_FAILED_VMENTRY,
 } from "../../../hardware/index.ts";
 import { flushTaints } from "../../asi/asi-options.ts";
-import { asiEnter, asiRelax, asiReturnStackIsFilled } from "../../asi/asi-transition.ts";
+import { asiEnter, asiRelax, asiReturnStackIsFilled, asiReturnStackIsLent } from "../../asi/asi-transition.ts";
 import { clearCpuBufVm } from "../../mitigations/feature-keys.ts";
 import { hostSpecCtrlMatters } from "../../mitigations/spec-ctrl.ts";
 import { vmscapeAfterVmExit } from "../../mitigations/vmscape.ts";
@@ -66,6 +66,7 @@ export function vmxVcpuEnterExit(vcpu: Ptr<"kvm_vcpu">, vmx: VcpuVmx, isLaunched
   if (cr2 !== cpu.readCr2()) cpu.writeCr2(cr2);
 
   const flags = (isLaunched ? VMX_RUN_VMRESUME : 0) | protectionFlags(common);
+  if (rsbVmexit.isEnabled()) asiReturnStackIsLent();
   const failed = cpu.callStub(enterStubSymbols().run, vmx.address, registerAddress(vcpu, VCPU_REGS.RAX), flags);
   vmx.fail = failed;
   if (failed === 0 && rsbVmexit.isEnabled()) asiReturnStackIsFilled();
