@@ -3,6 +3,7 @@
 import { cpu, type Observer, silentObserver } from "../src/hardware/index.ts";
 import { asiGlobalInit, asiGlobalInitPgd } from "../src/kernel/asi/asi-global.ts";
 import { asiFeature } from "../src/kernel/asi/asi-state.ts";
+import { ptiFeature } from "../src/kernel/mitigations/feature-keys.ts";
 import { mmCoreInit, setupArchMemory } from "../src/kernel/mm/boot-memory.ts";
 import { perCpuBase, setCpuOnline, setupPerCpuAreas } from "../src/kernel/mm/percpu.ts";
 import { initializeTlbstateAndFlush } from "../src/kernel/mm/tlb.ts";
@@ -14,14 +15,16 @@ import { onBareMachine, type ResidueMachine } from "../src/residue/index.ts";
 export interface MmFixtureOptions {
   readonly memoryBytes?: number;
   readonly asi?: boolean;
+  readonly pti?: boolean;
   readonly observer?: Observer;
 }
 
 /** Boots the kernel's memory on one CPU and runs `body` there as kernel code. */
 export function withMm<T>(body: (machine: ResidueMachine) => T, options: MmFixtureOptions = {}): T {
-  const { memoryBytes = 64 * 2 ** 20, asi = false, observer = silentObserver } = options;
+  const { memoryBytes = 64 * 2 ** 20, asi = false, pti = false, observer = silentObserver } = options;
   return onBareMachine({ memoryBytes, observer, stubs: uaccessStubs }, (machine) => {
     asiFeature.set(asi ? 1 : 0);
+    ptiFeature.set(pti ? 1 : 0);
     setupArchMemory();
     asiGlobalInitPgd();
     setupPerCpuAreas(1);

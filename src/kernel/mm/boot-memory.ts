@@ -16,6 +16,7 @@ import {
   physical,
   type VirtAddr,
 } from "../../hardware/index.ts";
+import { ptiFeature } from "../mitigations/feature-keys.ts";
 import {
   KERNEL_DATA_BASE,
   KERNEL_DATA_BYTES,
@@ -76,7 +77,8 @@ export function setupArchMemory(): void {
   const memoryBytes = memblockEnd();
   poolInit(memoryBytes);
   const mm = Mm.at(initMm);
-  const pgd = poolTable() as PhysAddr;
+  // With PTI a root is a pair of pages, aligned, though user code never runs on this one's second.
+  const pgd = ptiFeature.isEnabled() ? memblockAlloc(2 * PAGE_SIZE, 2 * PAGE_SIZE) : (poolTable() as PhysAddr);
   mm.pgd = pgd;
   mm.users = 2;
   mm.count = 1;

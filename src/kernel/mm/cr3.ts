@@ -1,6 +1,6 @@
 // What goes into CR3: a root table and a process-context identifier, which says in two bits whose restricted address space it is.
 //
-//   PCID   11 PTI's user tables (never set here) | 10..9 ASI class + 1, 0 = unrestricted | 8..0 ASID + 1      (spec 2.8, PTI configured)
+//   PCID   11 PTI's user tables | 10..9 ASI class + 1, 0 = unrestricted | 8..0 ASID + 1      (spec 2.8, PTI configured)
 import {
   assert,
   CR4_PCIDE,
@@ -20,6 +20,7 @@ import {
 import { asiEnabled, currAsi } from "../asi/asi-state.ts";
 import { Asi, type AsiClassId } from "../asi/asi-struct.ts";
 import { asiExit } from "../asi/asi-transition.ts";
+import { ptiFeature } from "../mitigations/feature-keys.ts";
 import { current } from "../sched/current.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
 import { staticKey } from "../static-key.ts";
@@ -29,6 +30,8 @@ import { loadedMm, loadedMmAsid } from "./tlb-struct.ts";
 
 /** Kernel: X86_CR3_ASI_PCID_BITS_SHIFT, in the layout with a PTI bit. */
 const ASI_PCID_SHIFT = 9;
+/** Kernel: X86_CR3_PTI_PCID_USER_BIT, as a mask. */
+const PTI_USER_PCID_BIT = 1 << 11;
 
 /** Kernel: X86_FEATURE_PCID, X86_FEATURE_INVPCID, X86_FEATURE_PGE. */
 const featurePcid = staticKey("X86_FEATURE_PCID");
@@ -58,14 +61,24 @@ export function hasPcid(): boolean {
   return featurePcid.isEnabled();
 }
 
-/** Kernel pages carry the Global bit unless restricted address spaces differ in them (spec 2.9, rule 1). */
+/** Kernel pages carry the Global bit unless other address spaces differ in them: restricted ones (spec 2.9, rule 1), PTI's user tables. */
 export function kernelPagesAreGlobal(): boolean {
-  return featurePge.isEnabled() && !asiEnabled();
+  return featurePge.isEnabled() && !asiEnabled() && !ptiFeature.isEnabled();
+}
+
+/** Single translations of other PCIDs can be flushed (kernel: X86_FEATURE_INVPCID). */
+export function hasInvpcid(): boolean {
+  return featureInvpcid.isEnabled();
 }
 
 /** PCID of the unrestricted address space of ASID `asid`, 0..5 (kernel: `kern_pcid()`). */
 export function kernPcid(asid: number): Pcid {
   return pcid(featurePcid.isEnabled() ? asid + 1 : 0);
+}
+
+/** PCID of PTI's user tables under ASID `asid`; only with PCIDs (kernel: `user_pcid()`). */
+export function userPcid(asid: number): Pcid {
+  return pcid((asid + 1) | PTI_USER_PCID_BIT);
 }
 
 /** PCID of the restricted address space of class `id` under ASID `asid` (kernel: `asi_pcid()`). */

@@ -1,14 +1,12 @@
 // The life of a user address space. Its kernel half is a copy of the kernel's own root entries, which never change after boot.
-import { addVirt, assert, cpu, KERNEL_PGD_BOUNDARY, NULL, PAGE_SIZE } from "../../hardware/index.ts";
+import { addVirt, assert, cpu, NULL } from "../../hardware/index.ts";
 import { ASI_MAX_NUM_CLASSES } from "../asi/asi-struct.ts";
 import { asiDestroyUserspace, asiInitMm } from "../asi/asi-user.ts";
 import { staticBytes } from "../static-data.ts";
-import { __GFP_ZERO, GFP_KERNEL } from "./gfp.ts";
-import { va } from "./layout.ts";
-import { INIT_MM_CTX_ID, initMm, Mm, type MmPtr } from "./mm-struct.ts";
+import { GFP_KERNEL } from "./gfp.ts";
+import { INIT_MM_CTX_ID, Mm, type MmPtr } from "./mm-struct.ts";
 import { exitMmap } from "./mmap.ts";
-import { allocPages, freePages } from "./page-alloc.ts";
-import { pageToPhys } from "./page-struct.ts";
+import { pgdAlloc, pgdFree } from "./pti.ts";
 import { kfree, kmalloc } from "./slab.ts";
 
 /** Kernel: last_mm_ctx_id. Counts from INIT_MM_CTX_ID. */
@@ -19,21 +17,16 @@ const lastMmNumber = staticBytes("last_mm_number", 4, 4);
 /** Labels have 13 bits for it. */
 const MAX_MM_NUMBER = 0x1fff;
 
-const ENTRY_BYTES = 8;
-const KERNEL_HALF = KERNEL_PGD_BOUNDARY * ENTRY_BYTES;
-
 /** A new, empty address space with one user (kernel: `mm_alloc()`). @returns NULL when there is no memory. May block. */
 export function mmAlloc(): MmPtr {
   const mm = kmalloc(Mm.bytes, GFP_KERNEL) as MmPtr;
   if (mm === NULL) return NULL;
-  const root = allocPages(GFP_KERNEL | __GFP_ZERO, 0);
-  if (root === NULL) {
+  const pgd = pgdAlloc();
+  if (pgd === 0) {
     kfree(mm);
     return NULL;
   }
   const view = Mm.at(mm);
-  const pgd = pageToPhys(root);
-  cpu.copy(addVirt(va(pgd), KERNEL_HALF), addVirt(va(Mm.at(initMm).pgd), KERNEL_HALF), PAGE_SIZE - KERNEL_HALF);
   view.pgd = pgd;
   view.users = 1;
   view.count = 1;
@@ -41,7 +34,7 @@ export function mmAlloc(): MmPtr {
   // 1 to the largest that a label holds, and again: 0 means several.
   view.number = (cpu.rmw("add", lastMmNumber, 4, 1) % MAX_MM_NUMBER) + 1;
   if (asiInitMm(mm) !== 0) {
-    freePages(root, 0);
+    pgdFree(pgd);
     kfree(mm);
     return NULL;
   }
@@ -81,6 +74,6 @@ export function mmdrop(mm: MmPtr): void {
   for (let id = 0; id < ASI_MAX_NUM_CLASSES; id++) {
     assert(view.asi.get(id).refCount === 0, () => `mm ${view.number} is freed with a domain of class ${id} in use`);
   }
-  freePages(va(view.pgd), 0);
+  pgdFree(view.pgd);
   kfree(mm);
 }

@@ -5,9 +5,10 @@ import { asiTlbForget } from "../asi/asi-tlb.ts";
 import { asiExit, asiHandleSwitchMm } from "../asi/asi-transition.ts";
 import { localIrqRestore, localIrqSave } from "../spinlock.ts";
 import { EXIT_SWITCH_MM, TRACE_SWITCH_MM, trace } from "../trace.ts";
+import { condMitigation } from "./cond-mitigation.ts";
 import { buildCr3, hasPcid, writeCr3Raw } from "./cr3.ts";
 import { initMm, Mm, type MmPtr } from "./mm-struct.ts";
-import { tlbContext } from "./tlb.ts";
+import { invalidateUserAsid, tlbContext } from "./tlb.ts";
 import { invalidateOther, isLazy, LOADED_MM_SWITCHING, loadedMm, loadedMmAsid, nextAsid, TLB_NR_DYN_ASIDS } from "./tlb-struct.ts";
 
 /** `switchMmIrqsOff` for callers with interrupts on (kernel: `switch_mm()`). */
@@ -17,8 +18,11 @@ export function switchMm(prev: MmPtr, next: MmPtr, task: Ptr<"task_struct">): vo
   localIrqRestore(flags);
 }
 
-/** Makes `next` the loaded mm of this CPU (kernel: `switch_mm_irqs_off()`). Interrupts off. The CPU is unrestricted afterwards. */
-export function switchMmIrqsOff(_prev: MmPtr, next: MmPtr, _task: Ptr<"task_struct">): void {
+/**
+ * Makes `next` the loaded mm of this CPU, for `task`, or NULL where no task comes to run by it (kernel: `switch_mm_irqs_off()`). Interrupts
+ * off. The CPU is unrestricted afterwards.
+ */
+export function switchMmIrqsOff(_prev: MmPtr, next: MmPtr, task: Ptr<"task_struct">): void {
   // First of all: CR3 must hold still from here on, and callers may come while still restricted (spec 2.11, patch 19).
   // Not where the mm stays and nothing was missed: then CR3 is not written (option switch_restricted).
   const isSame = switchRestricted.key.isEnabled() && loadedMm.get() === next;
@@ -38,6 +42,7 @@ export function switchMmIrqsOff(_prev: MmPtr, next: MmPtr, _task: Ptr<"task_stru
     return;
   }
   asiHandleSwitchMm();
+  condMitigation(task);
   const mine = (1 << cpu.id) >>> 0;
   if (prev !== initMm) cpu.rmw("and", addVirt(prev, Mm.offset.cpumask), 4, ~mine >>> 0);
   if (next !== initMm) cpu.rmw("or", addVirt(next, Mm.offset.cpumask), 4, mine);
@@ -67,7 +72,10 @@ export function enterLazyTlb(): void {
 
 /** Without NOFLUSH the address space number starts empty. Raw: the caller has left the restricted address space, and marked the switch. */
 function loadNewMmCr3(pgd: PhysAddr, asid: number, mustFlush: boolean): void {
-  if (mustFlush) asiTlbForget(asid);
+  if (mustFlush) {
+    asiTlbForget(asid);
+    invalidateUserAsid(asid);
+  }
   writeCr3Raw(buildCr3(pgd, asid), !mustFlush);
 }
 

@@ -19,6 +19,8 @@ export const loadedMmAsid = perCpuInteger("cpu_tlbstate.loaded_mm_asid", 2);
 export const nextAsid = perCpuInteger("cpu_tlbstate.next_asid", 2);
 /** Every other ASID must be flushed when it is next loaded (kernel: cpu_tlbstate.invalidate_other). */
 export const invalidateOther = perCpuInteger("cpu_tlbstate.invalidate_other", 1);
+/** Kernel PCIDs whose user counterpart must be flushed on the way to user mode, a bit each; PTI only (kernel: user_pcid_flush_mask). */
+export const userPcidFlushMask = perCpuInteger("cpu_tlbstate.user_pcid_flush_mask", 4);
 /** A kernel thread runs on borrowed tables (kernel: cpu_tlbstate_shared.is_lazy). */
 export const isLazy = perCpuInteger("cpu_tlbstate_shared.is_lazy", 1);
 /** Kernel: cpu_tlbstate.ctxs. */

@@ -1,13 +1,36 @@
 // Flushing translations on this CPU and on others (arch/x86/mm/tlb.c), with what address space isolation adds (spec 2.9): transitions
 // flush the tables they enter, so it is enough to flush the address space number in use and to remember that the others are stale.
-import { addVirt, assert, cpu, ICR_FIXED, MSR_X2APIC_ICR, NULL, PAGE_SIZE, type Ptr, type VirtAddr } from "../../hardware/index.ts";
+import {
+  addVirt,
+  assert,
+  cpu,
+  ICR_FIXED,
+  INVPCID_ADDRESS,
+  MSR_X2APIC_ICR,
+  NULL,
+  PAGE_SIZE,
+  type Ptr,
+  type VirtAddr,
+} from "../../hardware/index.ts";
 import { asiEnabled } from "../asi/asi-state.ts";
 import { asiTlbFlushIsPartial } from "../asi/asi-tlb.ts";
 import { asiExit, asiInCriticalSection } from "../asi/asi-transition.ts";
 import { CALL_FUNCTION_VECTOR } from "../entry/vectors.ts";
+import { ptiFeature } from "../mitigations/feature-keys.ts";
 import { irqsDisabled, localIrqRestore, localIrqSave } from "../spinlock.ts";
 import { EXIT_TLB_FLUSH, WARN_FLUSH_IN_CRITICAL, warn } from "../trace.ts";
-import { buildCr3, flushTlbGlobal, kernelPagesAreGlobal, readCr3Raw, writeCr3, writeCr3Raw } from "./cr3.ts";
+import {
+  buildCr3,
+  flushTlbGlobal,
+  hasInvpcid,
+  hasPcid,
+  kernelPagesAreGlobal,
+  kernPcid,
+  readCr3Raw,
+  userPcid,
+  writeCr3,
+  writeCr3Raw,
+} from "./cr3.ts";
 import { initMm, Mm, MmContext, type MmPtr } from "./mm-struct.ts";
 import { onlineCpus, perCpuBase } from "./percpu.ts";
 import { switchMmIrqsOff } from "./switch-mm.ts";
@@ -24,6 +47,7 @@ import {
   TLB_SINGLE_PAGE_FLUSH_CEILING,
   TlbContext,
   tlbContexts,
+  userPcidFlushMask,
 } from "./tlb-struct.ts";
 
 /** The slot of ASID `asid` on this CPU. */
@@ -53,14 +77,30 @@ export function flushTlbLocal(): void {
     flushTlbGlobal();
     return;
   }
+  invalidateUserAsid(loadedMmAsid.get());
   asiExit(EXIT_TLB_FLUSH);
   asiTlbFlushIsPartial(loadedMmAsid.get());
   writeCr3Raw(readCr3Raw(), false);
 }
 
+/** What PTI's user tables of ASID `asid` hold is flushed on the way to user mode (kernel: `invalidate_user_asid()`). */
+export function invalidateUserAsid(asid: number): void {
+  // Without PCIDs the switch of tables is a flush.
+  if (ptiFeature.isEnabled() && hasPcid()) userPcidFlushMask.or((1 << kernPcid(asid)) >>> 0);
+}
+
+/** One page of the loaded mm on this CPU, of PTI's user tables too (kernel: `flush_tlb_one_user()`). Interrupts off. */
+function flushTlbOneUser(address: VirtAddr): void {
+  cpu.invlpg(address);
+  if (!ptiFeature.isEnabled() || !hasPcid()) return;
+  const asid = loadedMmAsid.get();
+  if (hasInvpcid()) cpu.invpcid(INVPCID_ADDRESS, userPcid(asid), address);
+  else invalidateUserAsid(asid);
+}
+
 /** One kernel page on this CPU, in every address space (kernel: `flush_tlb_one_kernel()`). */
 function flushTlbOneKernel(address: VirtAddr): void {
-  cpu.invlpg(address);
+  flushTlbOneUser(address);
   // Not global: the other address space numbers may hold it as well. They are flushed when they are next loaded.
   if (!kernelPagesAreGlobal()) invalidateOther.set(1);
 }
@@ -184,7 +224,7 @@ function flushTlbFunc(info: FlushTlbInfo): void {
   // Page by page only if exactly this request is missing; behind by more, everything goes.
   if (end !== TLB_FLUSH_ALL && newTlbGen === local + 1 && newTlbGen === generation) {
     asiTlbFlushIsPartial(loadedMmAsid.get());
-    for (let at = start; at < end; at += PAGE_SIZE) cpu.invlpg(at as VirtAddr);
+    for (let at = start; at < end; at += PAGE_SIZE) flushTlbOneUser(at as VirtAddr);
   } else {
     flushTlbLocal();
   }

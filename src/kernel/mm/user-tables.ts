@@ -6,6 +6,7 @@ import { allocKernelTable, freeTable } from "./kernel-map.ts";
 import { va } from "./layout.ts";
 import { Mm, type MmPtr } from "./mm-struct.ts";
 import { clearEntry, entryAlloc, entryAt, PAGE_TABLE } from "./page-table.ts";
+import { ptiClearUserPgtbl, ptiSetUserPgtbl } from "./pti.ts";
 
 const ENTRY_BYTES = 8;
 
@@ -15,7 +16,10 @@ export function userPteAlloc(mm: MmPtr, address: VirtAddr): VirtAddr {
   const hadRootEntry = (cpu.load(entryAt(va(pgd), address, 4), 4) & PTE_PRESENT) !== 0;
   const entry = entryAlloc(pgd, address, 1, PAGE_TABLE, allocKernelTable, freeTable);
   // Also where a table further down could not be made: what is in the root is in its mirrors.
-  if (!hadRootEntry) asiCloneUserPgtbl(mm, address);
+  if (!hadRootEntry) {
+    asiCloneUserPgtbl(mm, address);
+    ptiSetUserPgtbl(mm, address);
+  }
   return entry === 0 ? NULL : entry;
 }
 
@@ -46,7 +50,10 @@ function unlinkBelow(mm: MmPtr, table: PhysAddr, level: Level, start: number, en
     const below = entryFrame(low, high);
     if (level > 2) unlinkBelow(mm, below, (level - 1) as Level, Math.max(start, base), Math.min(end, base + span), gap);
     if (base < gap.floor || base + span > gap.ceiling) continue;
-    if (level === 4) asiClearUserPgd(mm, base as VirtAddr); // an address of the user half
+    if (level === 4) {
+      asiClearUserPgd(mm, base as VirtAddr); // an address of the user half
+      ptiClearUserPgtbl(mm, base as VirtAddr);
+    }
     clearEntry(entry);
     gap.unlinked.push(below);
   }

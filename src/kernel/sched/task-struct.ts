@@ -33,6 +33,8 @@ export const TaskStruct = struct("task_struct", {
   state: u32,
   /** Others set it (wake-up, tick); the task clears it in schedule(). Kernel: TIF_NEED_RESCHED. */
   needResched: u32,
+  /** The task wants no indirect branch speculation across processes; others set it too (kernel: TIF_SPEC_IB). */
+  specIb: u32,
   /** Signal that kills the task on its way to user mode, or 0. Written by the task's own exceptions. */
   pendingSignal: u32,
   /** CPU to which the task moves once it no longer runs, plus 1; or 0. */
