@@ -23,7 +23,14 @@ export { FAIL_FROM_THEN_ON, FAIL_NEVER, FAIL_ONCE, FailAlloc, failAlloc, failAll
 export { GFP_ATOMIC, GFP_KERNEL } from "./mm/gfp.ts";
 export { CPU_ENTRY_AREA_BASE, PAGE_OFFSET, pa, VMALLOC_END, VMALLOC_START, VMEMMAP_START, va } from "./mm/layout.ts";
 export { Mm } from "./mm/mm-struct.ts";
-export { asiAsyncFreeWork, getFreePages, nrFreePages } from "./mm/page-alloc.ts";
+export {
+  asiAsyncFreeWork,
+  drainAllFrees,
+  getFreePages,
+  nrFreePages,
+  type PageAllocStatistics,
+  pageAllocStatistics,
+} from "./mm/page-alloc.ts";
 export { Page, type PagePtr, PG_SLAB, pfnToPage } from "./mm/page-struct.ts";
 export { loadedMm, loadedMmAsid } from "./mm/tlb-struct.ts";
 export { current, currentTask } from "./sched/current.ts";

@@ -8,6 +8,9 @@ export const PAGE_OFFSET = -0x7780_0000_0000 as VirtAddr;
 /** 0xffffc90000000000. 32 TiB in the kernel; the allocator hands out the lowest free address. */
 export const VMALLOC_START = -0x3700_0000_0000 as VirtAddr;
 export const VMALLOC_END = -0x1700_0000_0000 as VirtAddr;
+/** 0xffffffffc0000000: the text of modules, within 2 GiB of the kernel's. */
+export const MODULES_VADDR = -0x4000_0000 as VirtAddr;
+export const MODULES_END = -0x0100_0000 as VirtAddr;
 /** 0xffffea0000000000: the array of struct page, and behind it the buddy allocator's maps. */
 export const VMEMMAP_START = -0x1600_0000_0000 as VirtAddr;
 /** 0xfffffe0000000000. */

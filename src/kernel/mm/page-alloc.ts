@@ -45,8 +45,9 @@ import {
   virtToPage,
 } from "./page-struct.ts";
 import { flushTlbKernelRange } from "./tlb.ts";
+import { lazyVmapPages, purgeVmapAreas } from "./vmap-area.ts";
 
-export { nrFreePages, pageAllocStatistics } from "./buddy.ts";
+export { nrFreePages, type PageAllocStatistics, pageAllocStatistics } from "./buddy.ts";
 
 /** Queued frames at which an allocation that may block does the work first. */
 const ASYNC_FREE_BATCH = 32;
@@ -185,9 +186,15 @@ function takeFromZone(gfp: Gfp, order: number): number {
   const mayBlock = gfpflagsAllowBlocking(gfp);
   if (mayBlock && asyncFreePending() >= ASYNC_FREE_BATCH) asiAsyncFreeWork();
   const pfn = takeBlock(order);
-  if (pfn >= 0 || !mayBlock || asyncFreePending() === 0) return pfn;
-  asiAsyncFreeWork();
+  if (pfn >= 0 || !mayBlock) return pfn;
+  drainAllFrees();
   return takeBlock(order);
+}
+
+/** Everything that was freed is free: queued blocks, and areas that wait for a flush (kernel: `drain_all_pages()` and its kin). */
+export function drainAllFrees(): void {
+  if (lazyVmapPages() > 0) purgeVmapAreas();
+  asiAsyncFreeWork();
 }
 
 /** Kernel: `prep_new_page()`. */
