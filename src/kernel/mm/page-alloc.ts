@@ -72,8 +72,12 @@ export function allocPages(gfp: Gfp, order: number): PagePtr {
   const isMapped = (gfp & __GFP_SENSITIVE) === 0 && asiEnabled();
   const pfn = takeFromZone(gfp, order);
   if (pfn < 0) return isMapped ? takeBack(gfp, order) : NULL;
-  const page = prepNewPage(pfn, gfp, order);
-  return isMapped ? mapAllocedPages(page, order, gfp) : page;
+  if (!isMapped) return prepNewPage(pfn, gfp, order);
+  // What must be cleared first is cleared before it is mapped, all else after, when a restricted CPU need not leave for it.
+  const cleared = clearUncleared(pfn, order);
+  const page = mapAllocedPages(prepNewPage(pfn, gfp & ~__GFP_ZERO, order), order, gfp);
+  if (page !== NULL && (gfp & __GFP_ZERO) !== 0) clearRest(pfn, cleared);
+  return page;
 }
 
 /**
@@ -202,16 +206,9 @@ function prepNewPage(pfn: number, gfp: Gfp, order: number): PagePtr {
   const page = pfnToPage(pfn as Pfn);
   const isSensitive = (gfp & __GFP_SENSITIVE) !== 0;
   const isCompound = order > 0 && (gfp & __GFP_COMP) !== 0;
-  const mustClear = (gfp & __GFP_ZERO) !== 0;
-  const isReachable = !isSensitive && asiEnabled();
-  for (let i = 0; i < orderPages(order); i++) {
-    const each = pfnToPage((pfn + i) as Pfn);
-    const view = Page.at(each);
-    const isUncleared = isReachable && (view.flags & PG_UNCLEARED) !== 0;
-    if (mustClear || isUncleared) clearHighpage(each);
-    if (isUncleared) view.flags = 0;
-    if (isCompound && i > 0) view.compoundHead = page;
-  }
+  if ((gfp & __GFP_ZERO) !== 0) clearRest(pfn, new Array<boolean>(orderPages(order)).fill(false));
+  else if (!isSensitive && asiEnabled()) clearUncleared(pfn, order);
+  if (isCompound) for (let i = 1; i < orderPages(order); i++) Page.at(pfnToPage((pfn + i) as Pfn)).compoundHead = page;
   const view = Page.at(page);
   view.refcount = 1;
   view.order = order;
@@ -220,6 +217,27 @@ function prepNewPage(pfn: number, gfp: Gfp, order: number): PagePtr {
   labelFrames(pfn, order, owner(OWNER_KERNEL, 0, isSensitive));
   if (cpu.isLive) cpu.observer.allocated?.("pages", pageAddress(page), PAGE_SIZE * orderPages(order));
   return page;
+}
+
+/** Clears the frames that may hold what a sensitive owner left (S5). @returns for each frame whether it was cleared */
+function clearUncleared(pfn: number, order: number): boolean[] {
+  const cleared: boolean[] = [];
+  for (let i = 0; i < orderPages(order); i++) {
+    const page = pfnToPage((pfn + i) as Pfn);
+    const view = Page.at(page);
+    const isUncleared = (view.flags & PG_UNCLEARED) !== 0;
+    if (isUncleared) {
+      clearHighpage(page);
+      view.flags = 0;
+    }
+    cleared.push(isUncleared);
+  }
+  return cleared;
+}
+
+/** Clears the frames that were not cleared yet (__GFP_ZERO). */
+function clearRest(pfn: number, cleared: readonly boolean[]): void {
+  for (const [i, isCleared] of cleared.entries()) if (!isCleared) clearHighpage(pfnToPage((pfn + i) as Pfn));
 }
 
 /**
