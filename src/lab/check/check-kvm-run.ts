@@ -31,7 +31,7 @@ import {
   vmcallExit,
 } from "../../residue/index.ts";
 import { describeViolation, type PropertyName, type Violation } from "../properties/index.ts";
-import { bystanderPuppet, monitorPuppet } from "./check-puppets.ts";
+import { bystanderPuppet, monitorPuppet, twinMonitorPuppet } from "./check-puppets.ts";
 import { type CheckedObserver, checkedObserver, ResidueCheck } from "./residue-truth.ts";
 
 /** How the guest leaves first; after that it halts. */
@@ -54,6 +54,8 @@ export interface CheckConfig {
   readonly handler?: () => void;
   /** Inject at every `stride`-th step; 1 when left out. */
   readonly stride?: number;
+  /** The monitor has two VMs, which it runs one right after the other. */
+  readonly hasTwins?: boolean;
   /** After each injection also a second one, an NMI, before each further step that the first one's handler added. */
   readonly isPaired?: boolean;
 }
@@ -126,7 +128,7 @@ export class KvmRunFixture {
         { name: "bystander", puppet: "bystander" },
       ],
       puppets: new Map([
-        ["monitor", monitorPuppet],
+        ["monitor", config.hasTwins === true ? twinMonitorPuppet : monitorPuppet],
         ["bystander", bystanderPuppet],
       ]),
       hooks: { nmi: touch, irqWork: touch },
@@ -154,7 +156,7 @@ export class KvmRunFixture {
     this.check.onEntry = (_cpu, kind) => {
       if (kind === "guest") this.guestEntered();
     };
-    this.reachKvmRun();
+    this.reachKvmRun(config.hasTwins === true);
     this.secret = this.findSecret();
     this.monitor = this.cpu.userLabel;
     this.machine.memory.startTracking();
@@ -225,7 +227,9 @@ export class KvmRunFixture {
   }
 
   /** Boots and goes on until the monitor is about to execute its next KVM_RUN. */
-  private reachKvmRun(): void {
+  private reachKvmRun(hasTwins: boolean): void {
+    // With twins one more: the second one's run is explored, right behind the first one's.
+    const warmUp = WARM_UP_RUNS + (hasTwins ? 1 : 0);
     let runs = 0;
     let before = 0;
     const isDone = (): boolean => {
@@ -233,7 +237,7 @@ export class KvmRunFixture {
         before = this.entries;
         runs++;
       }
-      return runs >= WARM_UP_RUNS && this.isAtKvmRun();
+      return runs >= warmUp && this.isAtKvmRun();
     };
     const status = this.machine.run(isDone, SETUP_TURNS);
     const first = this.check.checker.violations.at(0);

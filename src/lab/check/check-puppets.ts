@@ -41,12 +41,14 @@ import {
 // In the state page: the next action, and what the earlier ones returned.
 const NEXT = 0;
 const KVM_FD = 8;
-const VM_FD = 16;
-const VCPU_FD = 24;
-const MEMORY = 32;
 /** Results of KVM_RUN so far. */
-const RUNS = 40;
-const LAST_RESULT = 48;
+const RUNS = 16;
+const LAST_RESULT = 24;
+/** Of each VM: its file, its vCPU's, its memory. */
+const VM_FD = 32;
+const VCPU_FD = 40;
+const MEMORY = 48;
+const VM_BYTES = 24;
 const PATH = 0x800;
 const REGION = 0x900;
 const REGS = 0xa00;
@@ -107,47 +109,62 @@ export function guestStartRegisters(): Uint8Array {
   return bytes;
 }
 
-/** The actions of the monitor in order; each may store the result of the one before. */
-const MONITOR: readonly ((view: PuppetView) => PuppetAction)[] = [
+type Act = (view: PuppetView) => PuppetAction;
+
+const OPEN_KVM: readonly Act[] = [
   () => ({ kind: "write", address: PUPPET_STATE + PATH, bytes: new TextEncoder().encode(`${DEV_KVM}\0`) }),
   () => syscall(SYS.open, PUPPET_STATE + PATH, O_RDWR, 0),
+];
+
+/** What makes VM number `index`; each action may store the result of the one before. */
+const makeVm = (index: number): readonly Act[] => [
   (v) => {
-    v.state.setFloat64(KVM_FD, v.result);
-    return syscall(SYS.ioctl, v.result, KVM_CREATE_VM, 0);
+    if (index === 0) v.state.setFloat64(KVM_FD, v.result);
+    return syscall(SYS.ioctl, v.state.getFloat64(KVM_FD), KVM_CREATE_VM, 0);
   },
   (v) => {
-    v.state.setFloat64(VM_FD, v.result);
+    v.state.setFloat64(VM_FD + VM_BYTES * index, v.result);
     return syscall(SYS.mmap, 0, GUEST_PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   },
   (v) => {
-    v.state.setFloat64(MEMORY, v.result);
+    v.state.setFloat64(MEMORY + VM_BYTES * index, v.result);
     return { kind: "store", address: v.result, value: 0x5ec4e7 };
   },
-  (v) => ({ kind: "write", address: PUPPET_STATE + REGION, bytes: guestRegion(v.state.getFloat64(MEMORY)) }),
-  (v) => syscall(SYS.ioctl, v.state.getFloat64(VM_FD), KVM_SET_USER_MEMORY_REGION, PUPPET_STATE + REGION),
-  (v) => syscall(SYS.ioctl, v.state.getFloat64(VM_FD), KVM_CREATE_VCPU, 0),
+  (v) => ({ kind: "write", address: PUPPET_STATE + REGION, bytes: guestRegion(v.state.getFloat64(MEMORY + VM_BYTES * index)) }),
+  (v) => syscall(SYS.ioctl, v.state.getFloat64(VM_FD + VM_BYTES * index), KVM_SET_USER_MEMORY_REGION, PUPPET_STATE + REGION),
+  (v) => syscall(SYS.ioctl, v.state.getFloat64(VM_FD + VM_BYTES * index), KVM_CREATE_VCPU, 0),
   (v) => {
-    v.state.setFloat64(VCPU_FD, v.result);
+    v.state.setFloat64(VCPU_FD + VM_BYTES * index, v.result);
     return { kind: "write", address: PUPPET_STATE + SREGS_AT, bytes: guestSregs() };
   },
-  (v) => syscall(SYS.ioctl, v.state.getFloat64(VCPU_FD), KVM_SET_SREGS, PUPPET_STATE + SREGS_AT),
+  (v) => syscall(SYS.ioctl, v.state.getFloat64(VCPU_FD + VM_BYTES * index), KVM_SET_SREGS, PUPPET_STATE + SREGS_AT),
   () => ({ kind: "write", address: PUPPET_STATE + REGS, bytes: guestStartRegisters() }),
-  (v) => syscall(SYS.ioctl, v.state.getFloat64(VCPU_FD), KVM_SET_REGS, PUPPET_STATE + REGS),
+  (v) => syscall(SYS.ioctl, v.state.getFloat64(VCPU_FD + VM_BYTES * index), KVM_SET_REGS, PUPPET_STATE + REGS),
   () => syscall(SYS.sched_yield),
 ];
 
+/** Makes `vms` VMs, then runs them in turn again and again; after each round the CPU is given away. */
+function monitor(vms: number): Puppet {
+  const actions = [...OPEN_KVM, ...Array.from({ length: vms }, (_, index) => makeVm(index)).flat()];
+  return (view) => {
+    const { state } = view;
+    const at = state.getUint32(NEXT);
+    state.setUint32(NEXT, at + 1);
+    const action = actions[at];
+    if (action !== undefined) return action(view);
+    const turn = (at - actions.length) % (vms + 1);
+    if (turn > 0) {
+      state.setFloat64(LAST_RESULT, view.result);
+      state.setFloat64(RUNS, state.getFloat64(RUNS) + 1);
+    }
+    return turn < vms ? syscall(SYS.ioctl, state.getFloat64(VCPU_FD + VM_BYTES * turn), KVM_RUN, 0) : syscall(SYS.sched_yield);
+  };
+}
+
 /** Makes a VM, then runs it again and again, giving the CPU away in between. */
-export const monitorPuppet: Puppet = (view) => {
-  const { state } = view;
-  const at = state.getUint32(NEXT);
-  state.setUint32(NEXT, at + 1);
-  const action = MONITOR[at];
-  if (action !== undefined) return action(view);
-  if ((at - MONITOR.length) % 2 === 0) return syscall(SYS.ioctl, state.getFloat64(VCPU_FD), KVM_RUN, 0);
-  state.setFloat64(LAST_RESULT, view.result);
-  state.setFloat64(RUNS, state.getFloat64(RUNS) + 1);
-  return syscall(SYS.sched_yield);
-};
+export const monitorPuppet: Puppet = monitor(1);
+/** Two VMs in one process, run one right after the other. */
+export const twinMonitorPuppet: Puppet = monitor(2);
 
 /** Another process on the same CPU. */
 export const bystanderPuppet: Puppet = (view) => {
