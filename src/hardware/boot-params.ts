@@ -10,6 +10,10 @@ export const BOOT_MEMORY_BYTES = 0x9000;
 export const BOOT_CPUS = 0x9008;
 /** u32: length of the command line in bytes, at most 2048. */
 export const BOOT_COMMAND_LINE_LENGTH = 0x900c;
+/** u64: physical address of the initial RAM disk, page-aligned (boot protocol: ramdisk_image). Meaningless where its length is 0. */
+export const BOOT_INITRD = 0x9010;
+/** u64: its length in bytes (boot protocol: ramdisk_size). */
+export const BOOT_INITRD_BYTES = 0x9018;
 /** The command line, ASCII. */
 export const BOOT_COMMAND_LINE = 0x9100;
 /** Mailbox. u16 at +0: command (1 = wake up; firmware writes 0 when done); u32 at +4: APIC id; u64 at +8: virtual address of the entry. */

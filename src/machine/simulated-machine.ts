@@ -5,6 +5,8 @@ import {
   BOOT_COMMAND_LINE,
   BOOT_COMMAND_LINE_LENGTH,
   BOOT_CPUS,
+  BOOT_INITRD,
+  BOOT_INITRD_BYTES,
   BOOT_MEMORY_BYTES,
   BOOT_WAKEUP_MAILBOX,
   type CpuId,
@@ -21,6 +23,7 @@ import {
   type PhysAddr,
   PhysicalMemory,
   type Puppet,
+  pageDown,
   physAddr,
   STUB_RETURN,
   type VirtAddr,
@@ -49,8 +52,10 @@ export interface MachineOptions {
   readonly image: KernelImage;
   readonly commandLine: string;
   readonly observer: Observer;
+  /** The initial RAM disk, which firmware puts at the end of memory. */
+  readonly initrd?: Uint8Array;
   /** Bytes written to the debug console and the serial port. */
-  readonly console?: (byte: number) => void;
+  readonly console?: (byte: number, port: number) => void;
 }
 
 /** How a run ended. */
@@ -238,6 +243,12 @@ export class SimulatedMachine implements Board {
     memory.write32(physAddr(BOOT_COMMAND_LINE_LENGTH), options.commandLine.length);
     for (let i = 0; i < options.commandLine.length; i++)
       memory.write8(physAddr(BOOT_COMMAND_LINE + i), options.commandLine.charCodeAt(i) & 0x7f);
+    const { initrd } = options;
+    if (initrd === undefined) return;
+    const at = pageDown(physAddr(memory.size - initrd.length));
+    memory.bytes.set(initrd, at);
+    memory.writeWord(physAddr(BOOT_INITRD), at);
+    memory.writeWord(physAddr(BOOT_INITRD_BYTES), initrd.length);
   }
 
   /** The wakeup mailbox (ACPI 6.4, 5.2.12.19): starts the CPU that it names. */

@@ -11,8 +11,8 @@ export const PORT_COM1_LINE_STATUS = 0x3fd;
 const LINE_STATUS_READY = 0x60;
 
 export interface IoHost {
-  /** A byte of console output. */
-  console(byte: number): void;
+  /** A byte of console output, and the port that it was written to. */
+  console(byte: number, port: number): void;
   /** The simulation ends. */
   exit(status: number): void;
 }
@@ -31,7 +31,7 @@ export class IoBus {
   }
 
   write(port: number, value: number): void {
-    if (port === PORT_DEBUG_CONSOLE || port === PORT_COM1_DATA) this.host.console(value & 0xff);
+    if (port === PORT_DEBUG_CONSOLE || port === PORT_COM1_DATA) this.host.console(value & 0xff, port);
     else if (port === PORT_DEBUG_EXIT) this.host.exit(value & 0xff);
   }
 }

@@ -5,6 +5,8 @@ import {
   BOOT_COMMAND_LINE,
   BOOT_COMMAND_LINE_LENGTH,
   BOOT_CPUS,
+  BOOT_INITRD,
+  BOOT_INITRD_BYTES,
   BOOT_MEMORY_BYTES,
   BOOT_WAKEUP_MAILBOX,
   type CpuModel,
@@ -20,6 +22,7 @@ import {
   type Owner,
   type PhysAddr,
   type Puppet,
+  pageDown,
   pcid,
   physAddr,
   type Stub,
@@ -41,7 +44,9 @@ export interface ResidueOptions {
   readonly commandLine?: string;
   readonly observer?: Observer;
   /** Output of the debug console and the serial port. */
-  readonly console?: (byte: number) => void;
+  readonly console?: (byte: number, port: number) => void;
+  /** The initial RAM disk, which firmware puts at the end of memory. */
+  readonly initrd?: Uint8Array;
 }
 
 export interface MachineSnapshot {
@@ -180,7 +185,7 @@ export class ResidueMachine {
   private host(options: ResidueOptions): ResidueHost {
     const machine = this;
     const ports = new IoBus({
-      console: (byte) => options.console?.(byte),
+      console: (byte, port) => options.console?.(byte, port),
       exit: (status) => {
         this.exitStatus = status;
       },
@@ -227,6 +232,13 @@ export class ResidueMachine {
     const line = new TextEncoder().encode(options.commandLine ?? "").slice(0, MAX_COMMAND_LINE);
     memory.write32(physAddr(BOOT_COMMAND_LINE_LENGTH), line.byteLength);
     memory.writeBytes(physAddr(BOOT_COMMAND_LINE), line);
+    const { initrd } = options;
+    if (initrd !== undefined) {
+      const at = pageDown(physAddr(options.memoryBytes - initrd.length));
+      memory.writeBytes(at, initrd);
+      memory.writeWord(physAddr(BOOT_INITRD), at);
+      memory.writeWord(physAddr(BOOT_INITRD_BYTES), initrd.length);
+    }
     const entry = image.symbols.get(image.entrySymbol) ?? fail(`the image has no entry ${image.entrySymbol}`);
     this.startCpu(0, entry);
   }

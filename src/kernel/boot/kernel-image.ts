@@ -21,7 +21,10 @@ export interface KernelConfig {
 
 /** Builds the image for a configuration. The command line is not part of it: firmware gives it to the kernel. */
 export function buildKernelImage(config: KernelConfig): KernelImage {
-  for (const { name, puppet } of config.processes) assert(config.puppets.has(puppet), () => `process ${name}: no puppet ${puppet}`);
+  for (const { name, puppet, program } of config.processes) {
+    assert((puppet === undefined) !== (program === undefined), () => `process ${name} runs either a puppet or a program`);
+    if (puppet !== undefined) assert(config.puppets.has(puppet), () => `process ${name}: no puppet ${puppet}`);
+  }
   const { bytes, symbols, traps } = kernelText();
   const { stubs, handlers } = kernelCode(() => startKernel(config), startSecondary, config.hooks ?? {});
   return {

@@ -39,6 +39,7 @@ import { exceptions } from "../entry/exceptions.ts";
 import { interrupts } from "../entry/interrupts.ts";
 import { __KERNEL_CS, __USER32_CS, IST_INDEX_DF, IST_INDEX_MCE, IST_INDEX_NMI, SPURIOUS_APIC_VECTOR } from "../entry/vectors.ts";
 import { kvmInit } from "../kvm/init.ts";
+import { populateRootfs } from "../linux/initramfs.ts";
 import { startProcess } from "../linux/process.ts";
 import { identifyBootCpu } from "../mitigations/cpu-features.ts";
 import {
@@ -106,6 +107,7 @@ export function startKernel(config: KernelConfig): void {
   const error = kvmInit();
   if (error !== 0) printk(`kvm: not available (${error})`);
   cpu.enableInterrupts();
+  populateRootfs();
   config.lateInitcall?.();
   for (const process of config.processes) {
     const failed = startProcess(process);

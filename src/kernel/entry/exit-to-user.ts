@@ -1,7 +1,7 @@
 // The last thing before user code runs again.
 import { cpu } from "../../hardware/index.ts";
 import { asiEnterUserspace } from "../asi/asi-user.ts";
-import { doExit } from "../linux/exit.ts";
+import { archDoSignalOrRestart } from "../linux/do-signal.ts";
 import { vmscapeExitToUser } from "../mitigations/vmscape.ts";
 import { current } from "../sched/current.ts";
 import { schedule } from "../sched/schedule.ts";
@@ -10,9 +10,9 @@ import { TRACE_USER_RETURN, trace } from "../trace.ts";
 
 /**
  * Does what is pending for the running task; returns with interrupts off (kernel: `exit_to_user_mode_prepare()`). May switch tasks, and
- * does not return for a task that was killed.
+ * does not return for a task that was killed. `isSyscall`: at the end of a system call, which a signal may restart.
  */
-export function exitToUserModePrepare(): void {
+export function exitToUserModePrepare(isSyscall: boolean): void {
   cpu.disableInterrupts();
   const task = TaskStruct.at(current());
   for (;;) {
@@ -20,8 +20,8 @@ export function exitToUserModePrepare(): void {
     const hasWork = signal !== 0 || task.needResched !== 0;
     if (!hasWork) break;
     cpu.enableInterrupts();
-    if (signal !== 0) doExit(128 + signal);
-    schedule();
+    if (signal !== 0) archDoSignalOrRestart(isSyscall);
+    if (task.needResched !== 0) schedule();
     cpu.disableInterrupts();
   }
   vmscapeExitToUser();

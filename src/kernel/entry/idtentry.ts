@@ -21,5 +21,5 @@ export function idtentry(body: IdtentryBody): () => void {
 
 /** Kernel: `irqentry_exit()`. The kernel is not preempted: only a return to user mode looks for work. */
 export function irqentryExit(regs: PtRegs): void {
-  if (userMode(regs)) exitToUserModePrepare();
+  if (userMode(regs)) exitToUserModePrepare(false);
 }

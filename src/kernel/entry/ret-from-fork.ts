@@ -5,5 +5,5 @@ import { exitToUserModePrepare } from "./exit-to-user.ts";
 /** Kernel: `ret_from_fork()`. Interrupts are off, the run queue's lock is held. */
 export function retFromFork(): void {
   finishTaskSwitch();
-  exitToUserModePrepare();
+  exitToUserModePrepare(false);
 }

@@ -3,6 +3,7 @@
 import { ENOSYS } from "../../abi/index.ts";
 import { cpu } from "../../hardware/index.ts";
 import { asiRelax } from "../asi/asi-transition.ts";
+import { finishSyscall } from "../linux/syscall-sleep.ts";
 import { syscallTable } from "../linux/syscall-table.ts";
 import { current } from "../sched/current.ts";
 import { staticBytes } from "../static-data.ts";
@@ -16,6 +17,21 @@ const SYSCALL_CYCLES = 120;
 const SYSCALL_TOUCHED_BYTES = 2048;
 const syscallFootprint = staticBytes("syscall_footprint", SYSCALL_TOUCHED_BYTES, 4096);
 
+/** Calls system call `number` with the arguments that its function takes: each is a load from pt_regs. */
+export function dispatch64(regs: PtRegs, number: number): number {
+  const call = syscallTable.get(number);
+  if (call === undefined) return ENOSYS;
+  const count = call.length;
+  return call(
+    count > 0 ? regs.rdi : 0,
+    count > 1 ? regs.rsi : 0,
+    count > 2 ? regs.rdx : 0,
+    count > 3 ? regs.r10 : 0,
+    count > 4 ? regs.r8 : 0,
+    count > 5 ? regs.r9 : 0,
+  );
+}
+
 /**
  * Kernel: `do_syscall_64()`. Interrupts are off on entry. The process's critical section ends here, since the call may lead to another
  * domain (KVM_RUN); the end of syscallExit() begins the next (spec 2.15).
@@ -28,8 +44,7 @@ export function doSyscall64(): void {
   cpu.touch(syscallFootprint, SYSCALL_TOUCHED_BYTES);
   cpu.enableInterrupts();
   trace(TRACE_SYSCALL, number);
-  const call = syscallTable.get(number);
-  syscallExit(call === undefined ? ENOSYS : call(regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9));
+  syscallExit(finishSyscall(dispatch64(regs, number)));
 }
 
 /**
@@ -38,5 +53,5 @@ export function doSyscall64(): void {
  */
 export function syscallExit(result: number): void {
   PtRegs.at(taskPtRegs(current())).rax = result;
-  exitToUserModePrepare();
+  exitToUserModePrepare(true);
 }

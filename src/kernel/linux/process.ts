@@ -1,5 +1,16 @@
-// Making the user processes of a run: a puppet's text, state, staging and stack pages in an address space of its own.
-import { ENOMEM, type Errno, isErr, MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE } from "../../abi/index.ts";
+// Making the user processes of a run: programs, and puppets, whose text, state, staging and stack pages are an address space of their own.
+import {
+  ENOMEM,
+  type Errno,
+  isErr,
+  MAP_ANONYMOUS,
+  MAP_FIXED,
+  MAP_PRIVATE,
+  O_RDWR,
+  PROT_EXEC,
+  PROT_READ,
+  PROT_WRITE,
+} from "../../abi/index.ts";
 import {
   addVirt,
   assert,
@@ -7,6 +18,7 @@ import {
   NULL,
   PAGE_SIZE,
   type PhysAddr,
+  type Ptr,
   PUPPET_ARGUMENTS,
   PUPPET_STACK_TOP,
   PUPPET_STAGING,
@@ -16,6 +28,7 @@ import {
   puppetText,
   RFLAGS_FIXED,
   RFLAGS_IF,
+  type VirtAddr,
   virtAddr,
 } from "../../hardware/index.ts";
 import { PtRegs, taskPtRegs } from "../entry/pt-regs.ts";
@@ -27,20 +40,33 @@ import { doMmap } from "../mm/mmap.ts";
 import { onlineCpus } from "../mm/percpu.ts";
 import { getUserPage, getUserPageForced, putUserPage } from "../mm/user-memory.ts";
 import { activateOn } from "../sched/schedule.ts";
-import { createUserTask } from "../sched/task.ts";
+import { selectCpu } from "../sched/select-cpu.ts";
+import { SignalStruct } from "../sched/signal-struct.ts";
+import { attachTask, createTask, giveSignals, tasklistLock, tasklistUnlock } from "../sched/task.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
+import { localIrqRestore, localIrqSave } from "../spinlock.ts";
+import { ERROR_PORT } from "./console.ts";
+import { loadProgram, startThread } from "./exec.ts";
 import { allocFile } from "./file.ts";
-import { FILE_CONSOLE } from "./file-struct.ts";
+import { FILE_CONSOLE, File } from "./file-struct.ts";
+import { allocFiles, installIn } from "./files.ts";
+import { iput } from "./ramfs.ts";
 
 /** A process that the kernel starts at the end of its boot. */
 export interface ProcessConfig {
   /** Command name, at most 15 characters. */
   readonly name: string;
-  /** Name of its puppet. */
-  readonly puppet: string;
+  /** What it runs: the name of its puppet, or of nothing if it has a program. */
+  readonly puppet?: string;
+  /** What it runs: an executable file of the RAM file system, with arguments (the first is its name) and environment. */
+  readonly program?: string;
+  readonly argv?: readonly string[];
+  readonly env?: readonly string[];
   /** CPU it starts on and stays on unless it asks otherwise; 0 by default. */
   readonly cpu?: number;
-  /** What it finds at PUPPET_ARGUMENTS, behind a u32 of their length. */
+  /** CPUs that it may run on, as a mask; by default the one it starts on, for a program all. */
+  readonly cpusAllowed?: number;
+  /** A puppet's: what it finds at PUPPET_ARGUMENTS, behind a u32 of their length. */
   readonly args?: Uint8Array;
 }
 
@@ -103,35 +129,79 @@ function mapSegments(mm: MmPtr, process: ProcessConfig): 0 | Errno {
   return 0;
 }
 
-/** Starts a process on its CPU (kernel: `kernel_execve()` of a forked task). @returns 0; ENOMEM. */
+/** Signals and descriptors 0, 1 and 2 on the console. Boot has memory for that. */
+function giveBasics(pointer: Ptr<"task_struct">, name: string): void {
+  const task = TaskStruct.at(pointer);
+  const files = allocFiles();
+  assert(files !== NULL && giveSignals(task), () => `out of memory while starting ${name}`);
+  task.files = files;
+  for (let fd = 0; fd < 3; fd++) {
+    const file = allocFile(FILE_CONSOLE, (fd === 2 ? ERROR_PORT : NULL) as VirtAddr); // a port, which is this kind's private data
+    assert(!isErr(file), () => `out of memory while starting ${name}`);
+    File.at(file).flags = O_RDWR;
+    installIn(files, fd, file);
+  }
+}
+
+/** Makes a task known and runs it on its CPU. */
+function launch(pointer: Ptr<"task_struct">, mm: MmPtr, process: ProcessConfig): void {
+  const task = TaskStruct.at(pointer);
+  task.mm = mm;
+  task.activeMm = mm;
+  const home = process.cpu ?? 0;
+  const online = onlineCpus();
+  assert((online & (1 << home)) !== 0, () => `${process.name} wants CPU ${home}, which is not there`);
+  const own = process.program === undefined || process.cpu !== undefined ? 1 << home : 0xffffffff;
+  task.cpusAllowed = (process.cpusAllowed ?? own) >>> 0;
+  tasklistLock();
+  attachTask(pointer);
+  tasklistUnlock();
+  const flags = localIrqSave();
+  activateOn(pointer, process.cpu ?? selectCpu(task.cpusAllowed));
+  localIrqRestore(flags);
+}
+
+/** Starts a process on its CPU (kernel: `kernel_execve()` of a forked task). @returns 0; ENOMEM; for a program as execve(). */
 export function startProcess(process: ProcessConfig): 0 | Errno {
+  return process.program === undefined ? startPuppet(process, process.puppet ?? process.name) : startProgram(process, process.program);
+}
+
+function startProgram(process: ProcessConfig, path: string): 0 | Errno {
+  const loaded = loadProgram(path, process.argv ?? [path], process.env ?? []);
+  if (typeof loaded === "number") return loaded;
+  const created = createTask(process.name);
+  if (isErr(created)) {
+    mmput(loaded.image.mm);
+    iput(loaded.inode);
+    return created;
+  }
+  giveBasics(created, process.name);
+  SignalStruct.at(TaskStruct.at(created).signal).exe = loaded.inode;
+  startThread(created, loaded.image);
+  launch(created, loaded.image.mm, process);
+  return 0;
+}
+
+function startPuppet(process: ProcessConfig, puppet: string): 0 | Errno {
   const mm = mmAlloc();
   if (mm === NULL) return ENOMEM;
   const error = mapSegments(mm, process);
-  const created = error === 0 ? createUserTask(process.name, mm) : error;
+  const created = error === 0 ? createTask(process.name) : error;
   if (isErr(created)) {
     mmput(mm);
     return created;
   }
-  const task = TaskStruct.at(created);
   const regs = PtRegs.at(taskPtRegs(created));
   regs.rip = PUPPET_TEXT + PUPPET_TRAP_OFFSET;
   regs.cs = __USER_CS;
   regs.rflags = RFLAGS_FIXED | RFLAGS_IF;
   regs.rsp = PUPPET_STACK_TOP - 16;
   regs.ss = __USER_DS;
-  for (let fd = 0; fd < 3; fd++) {
-    const file = allocFile(FILE_CONSOLE, NULL);
-    assert(!isErr(file), () => `out of memory while starting ${process.name}`);
-    task.files.set(fd, file);
-  }
-  const home = process.cpu ?? 0;
-  assert((onlineCpus() & (1 << home)) !== 0, () => `${process.name} wants CPU ${home}, which is not there`);
-  task.cpusAllowed = 1 << home;
+  giveBasics(created, process.name);
   const text = getUserPage(mm, virtAddr(PUPPET_TEXT + PUPPET_TRAP_OFFSET), false);
   assert(!isErr(text), () => `no text page of ${process.name}`);
-  cpu.registerPuppet(process.puppet, text);
+  cpu.registerPuppet(puppet, text);
   putUserPage(text);
-  activateOn(created, home);
+  launch(created, mm, process);
   return 0;
 }

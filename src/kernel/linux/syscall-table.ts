@@ -1,85 +1,45 @@
-// The system calls: what puppets, and later static programs, ask of the kernel. Numbers and meaning are Linux's.
-import { DEV_KVM, EBADF, EFAULT, EINVAL, ENOENT, ENOTTY, type Errno, isErr, MAP_ANONYMOUS, SYS, TIMESPEC_BYTES } from "../../abi/index.ts";
-import { addVirt, cpu, NULL, PAGE_SIZE, type Ptr, type VirtAddr, virtAddr } from "../../hardware/index.ts";
+// The system calls of 64-bit programs by number (arch/x86/entry/syscalls/syscall_64.tbl): from registers to typed arguments. Every number
+// that is not here is ENOSYS.
+import { CLOCK_MONOTONIC, EBADF, EINVAL, ENOMEM, isErr, MAP_ANONYMOUS, O_CREAT, O_TRUNC, O_WRONLY, SYS } from "../../abi/index.ts";
+import { NULL, PAGE_SIZE } from "../../hardware/index.ts";
 import { sysPrctl } from "../mitigations/prctl.ts";
-import { accessOk } from "../mm/layout.ts";
-import { doMmap, doMunmap } from "../mm/mmap.ts";
-import { copyFromUser } from "../mm/uaccess.ts";
-import { schedSetaffinity } from "../sched/affinity.ts";
+import { doBrk, doMmap, doMunmap } from "../mm/mmap.ts";
+import { doMprotect } from "../mm/mprotect.ts";
 import { current } from "../sched/current.ts";
-import { schedule, sleepUntil } from "../sched/schedule.ts";
-import { currentPid } from "../sched/task.ts";
+import { schedule } from "../sched/schedule.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
-import { nanosecondsToCycles } from "../sched/tick.ts";
-import { doExit } from "./exit.ts";
-import { allocFile, closeFd, fdGet, fdInstall, fput } from "./file.ts";
-import { fileOperations } from "./file-operations.ts";
-import { FILE_CONSOLE, FILE_KVM, File } from "./file-struct.ts";
-import { kernelBuffer } from "./kernel-buffer.ts";
+import { cloneArgs, forkArgs, kernelClone, vforkArgs } from "./clone.ts";
+import { doExecve, userStrings } from "./exec.ts";
+import { doExit, doGroupExit } from "./exit.ts";
+import { closeFd, fdHold, fput } from "./file.ts";
+import * as files from "./files-calls.ts";
+import { doFutex } from "./futex.ts";
+import { doOpen } from "./open.ts";
+import { doPipe2 } from "./pipe.ts";
+import * as process from "./process-calls.ts";
+import * as signals from "./signal-calls.ts";
+import { doClockGettime, doNanosleep } from "./time.ts";
+import { userAddress, userText } from "./user-arguments.ts";
+import { doWait4 } from "./wait.ts";
 
-/** A system call: six arguments as the user passed them. @returns a result or an error. */
+/** A system call: as many arguments as it declares, as the user passed them (sign-extended). @returns a result, an error, SLEEP. */
 export type Syscall = (a0: number, a1: number, a2: number, a3: number, a4: number, a5: number) => number;
 
-/** A user address from a register, or EFAULT: what is not canonical, or of the kernel, is nobody's. */
-function userAddress(value: number): VirtAddr | Errno {
-  return accessOk(value, 0) ? virtAddr(value) : EFAULT;
-}
-
-const PATH_MAX = 64;
-
-/** NUL-terminated text at a user address (kernel: `strncpy_from_user()`). */
-function userText(address: number): string | Errno {
-  const from = userAddress(address);
-  if (isErr(from)) return from;
-  // Up to the end of the page: what follows may not be there.
-  const bytes = Math.min(PATH_MAX, PAGE_SIZE - (from % PAGE_SIZE));
-  return kernelBuffer(bytes, (buffer) => {
-    if (copyFromUser(buffer, from, bytes) !== 0) return EFAULT;
-    let text = "";
-    for (let i = 0; i < bytes; i++) {
-      const code = cpu.load(addVirt(buffer, i), 1);
-      if (code === 0) return text;
-      text += String.fromCharCode(code);
-    }
-    return EINVAL;
-  });
-}
-
-function sysOpen(path: number): number {
-  const name = userText(path);
-  if (typeof name !== "string") return name;
-  const kind = name === DEV_KVM ? FILE_KVM : name === "/dev/console" ? FILE_CONSOLE : undefined;
-  if (kind === undefined) return ENOENT;
-  const file = allocFile(kind, NULL);
-  if (isErr(file)) return file;
-  const fd = fdInstall(file);
-  if (fd < 0) fput(file);
-  return fd;
-}
-
-function sysWrite(fd: number, from: number, bytes: number): number {
-  const file = fdGet(fd);
-  if (file === NULL) return EBADF;
-  const { write } = fileOperations(File.at(file).kind);
-  if (write === undefined) return EINVAL;
-  const address = userAddress(from);
-  if (isErr(address) || bytes < 0 || !accessOk(address, bytes)) return EFAULT;
-  return write(file, address, bytes);
-}
-
-function sysIoctl(fd: number, command: number, argument: number): number {
-  const file = fdGet(fd);
-  if (file === NULL) return EBADF;
-  return fileOperations(File.at(file).kind).ioctl?.(file, command >>> 0, argument) ?? ENOTTY;
+/** Bits of an exit status that wait4() gives. */
+function exitCodeOf(status: number): number {
+  return (status & 0xff) << 8;
 }
 
 function sysMmap(address: number, bytes: number, protection: number, flags: number, fd: number, offset: number): number {
   const wish = userAddress(address);
   if (isErr(wish) || offset < 0 || offset % PAGE_SIZE !== 0) return EINVAL;
-  const isAnonymous = (flags & MAP_ANONYMOUS) !== 0;
-  const file: Ptr<"file"> = isAnonymous ? NULL : fdGet(fd);
-  if (!isAnonymous && file === NULL) return EBADF;
-  return doMmap(TaskStruct.at(current()).mm, wish, bytes, protection, flags, file, offset / PAGE_SIZE);
+  const { mm } = TaskStruct.at(current());
+  if ((flags & MAP_ANONYMOUS) !== 0) return doMmap(mm, wish, bytes, protection, flags, NULL, 0);
+  const file = fdHold(fd | 0);
+  if (file === NULL) return EBADF;
+  const mapped = doMmap(mm, wish, bytes, protection, flags, file, offset / PAGE_SIZE);
+  fput(file);
+  return mapped;
 }
 
 function sysMunmap(address: number, bytes: number): number {
@@ -87,19 +47,18 @@ function sysMunmap(address: number, bytes: number): number {
   return isErr(from) || bytes <= 0 ? EINVAL : doMunmap(TaskStruct.at(current()).mm, from, bytes);
 }
 
-const NANOSECONDS = 1_000_000_000;
+function sysMprotect(address: number, bytes: number, protection: number): number {
+  const from = userAddress(address);
+  return isErr(from) ? ENOMEM : doMprotect(TaskStruct.at(current()).mm, from, bytes, protection);
+}
 
-function sysNanosleep(request: number): number {
-  const from = userAddress(request);
-  if (isErr(from)) return from;
-  return kernelBuffer(TIMESPEC_BYTES, (buffer) => {
-    if (copyFromUser(buffer, from, TIMESPEC_BYTES) !== 0) return EFAULT;
-    const seconds = cpu.loadWord(buffer);
-    const nanoseconds = cpu.loadWord(addVirt(buffer, 8));
-    if (seconds < 0 || nanoseconds < 0 || nanoseconds >= NANOSECONDS) return EINVAL;
-    sleepUntil(cpu.readTsc() + nanosecondsToCycles(seconds * NANOSECONDS + nanoseconds));
-    return 0;
-  });
+function sysExecve(pathAt: number, argvAt: number, envpAt: number): number {
+  const path = userText(pathAt);
+  if (typeof path !== "string") return path;
+  const argv = userStrings(argvAt, 8);
+  if (typeof argv === "number") return argv;
+  const envp = userStrings(envpAt, 8);
+  return typeof envp === "number" ? envp : doExecve(path, argv, envp);
 }
 
 function sysSchedYield(): number {
@@ -107,27 +66,55 @@ function sysSchedYield(): number {
   return 0;
 }
 
-function sysSchedSetaffinity(pid: number, bytes: number, mask: number): number {
-  if (pid !== 0 && pid !== currentPid()) return EINVAL;
-  const from = userAddress(mask);
-  if (isErr(from) || bytes < 4) return isErr(from) ? from : EINVAL;
-  const wanted = kernelBuffer(4, (buffer) => (copyFromUser(buffer, from, 4) !== 0 ? EFAULT : cpu.load(buffer, 4)));
-  return isErr(wanted) ? wanted : schedSetaffinity(wanted);
-}
-
 /** Kernel: sys_call_table. */
 export const syscallTable: ReadonlyMap<number, Syscall> = new Map<number, Syscall>([
-  [SYS.write, sysWrite],
-  [SYS.open, sysOpen],
-  [SYS.close, closeFd],
+  [SYS.read, (fd, to, bytes) => files.sysRead(fd | 0, to, bytes)],
+  [SYS.write, (fd, from, bytes) => files.sysWrite(fd | 0, from, bytes)],
+  [SYS.open, (path, flags) => doOpen(path, flags)],
+  [SYS.openat, (_directory, path, flags) => doOpen(path, flags)],
+  [SYS.creat, (path) => doOpen(path, O_CREAT | O_WRONLY | O_TRUNC)],
+  [SYS.close, (fd) => closeFd(fd | 0)],
+  [SYS.stat, (path, to) => files.sysStat(path, to)],
+  [SYS.fstat, (fd, to) => files.sysFstat(fd | 0, to)],
+  [SYS.newfstatat, (fd, path, to, flags) => files.sysNewfstatat(fd | 0, path, to, flags)],
+  [SYS.lseek, (fd, offset, whence) => files.sysLseek(fd | 0, offset, whence)],
+  [SYS.ioctl, (fd, command, argument) => files.sysIoctl(fd | 0, command, argument)],
+  [SYS.dup, (fd) => files.sysDup(fd | 0)],
+  [SYS.dup2, (from, to) => files.sysDup2(from | 0, to | 0)],
+  [SYS.unlink, (path) => files.sysUnlink(path)],
+  [SYS.mkdir, (path) => files.sysMkdir(path)],
+  [SYS.getdents64, (fd, to, bytes) => files.sysGetdents64(fd | 0, to, bytes)],
+  [SYS.pipe, (to) => doPipe2(to, 0)],
+  [SYS.pipe2, (to, flags) => doPipe2(to, flags)],
   [SYS.mmap, sysMmap],
   [SYS.munmap, sysMunmap],
-  [SYS.ioctl, sysIoctl],
-  [SYS.sched_yield, sysSchedYield],
+  [SYS.mprotect, sysMprotect],
+  [SYS.brk, (address) => doBrk(TaskStruct.at(current()).mm, address)],
+  [SYS.fork, () => kernelClone(forkArgs())],
+  [SYS.vfork, () => kernelClone(vforkArgs())],
+  [SYS.clone, (flags, stack, parentTid, childTid, tls) => kernelClone(cloneArgs(flags, stack, parentTid, childTid, tls))],
+  [SYS.execve, sysExecve],
+  [SYS.exit, (status) => doExit(exitCodeOf(status))],
+  [SYS.exit_group, (status) => doGroupExit(exitCodeOf(status))],
+  [SYS.wait4, (pid, status, options, rusage) => doWait4(pid | 0, status, options, rusage)],
+  [SYS.getpid, () => process.getpid()],
+  [SYS.getppid, () => process.getppid()],
+  [SYS.gettid, () => process.gettid()],
+  [SYS.getuid, () => 0],
+  [SYS.getgid, () => 0],
+  [SYS.geteuid, () => 0],
+  [SYS.getegid, () => 0],
+  [SYS.uname, (to) => process.sysUname(to)],
+  [SYS.arch_prctl, (code, address) => process.sysArchPrctl(code, address)],
   [SYS.prctl, sysPrctl],
-  [SYS.nanosleep, sysNanosleep],
-  [SYS.getpid, currentPid],
-  [SYS.exit, (code) => doExit(code & 0xff)],
-  [SYS.exit_group, (code) => doExit(code & 0xff)],
-  [SYS.sched_setaffinity, sysSchedSetaffinity],
+  [SYS.set_tid_address, (address) => process.sysSetTidAddress(address)],
+  [SYS.kill, (pid, signal) => signals.sysKill(pid | 0, signal | 0)],
+  [SYS.tgkill, (tgid, pid, signal) => signals.sysTgkill(tgid | 0, pid | 0, signal | 0)],
+  [SYS.futex, (address, op, value, timeout, second, third) => doFutex(address, op, value, timeout, second, third)],
+  [SYS.nanosleep, (request, remaining) => doNanosleep(CLOCK_MONOTONIC, 0, request, remaining)],
+  [SYS.clock_nanosleep, (clock, flags, request, remaining) => doNanosleep(clock | 0, flags, request, remaining)],
+  [SYS.clock_gettime, (clock, to) => doClockGettime(clock | 0, to)],
+  [SYS.sched_yield, sysSchedYield],
+  [SYS.sched_setaffinity, (pid, bytes, mask) => process.sysSchedSetaffinity(pid | 0, bytes, mask)],
+  [SYS.sched_getaffinity, (pid, bytes, mask) => process.sysSchedGetaffinity(pid | 0, bytes, mask)],
 ]);

@@ -2,6 +2,8 @@
 // allocated here is never mapped in a restricted address space unless somebody maps it on purpose (spec 2.14).
 import {
   assert,
+  BOOT_INITRD,
+  BOOT_INITRD_BYTES,
   BOOT_MEMORY_BYTES,
   cpu,
   LOW_MEMORY_RESERVED,
@@ -20,6 +22,8 @@ const Memblock = struct("memblock", {
   next: word,
   /** Bytes of RAM, whole pages. */
   end: word,
+  /** End of what may be handed out: what firmware left at the end of memory begins there. */
+  limit: word,
 });
 const memblock = staticStruct("memblock", Memblock);
 
@@ -32,6 +36,9 @@ export function memblockInit(): void {
   assert(end >= MINIMUM_BYTES, () => `the kernel needs at least ${MINIMUM_BYTES / 2 ** 20} MiB of memory, has ${end / 2 ** 20} MiB`);
   const view = Memblock.at(memblock);
   view.end = end;
+  const initrdBytes = cpu.loadWord(va(BOOT_INITRD_BYTES as PhysAddr));
+  view.limit = initrdBytes === 0 ? end : cpu.loadWord(va(BOOT_INITRD as PhysAddr));
+  assert(view.limit >= MINIMUM_BYTES, () => `an initial RAM disk of ${initrdBytes} bytes leaves no memory`);
   view.next = KERNEL_DATA_PHYSICAL + KERNEL_DATA_BYTES;
 }
 
@@ -44,7 +51,7 @@ export function memblockEnd(): PhysAddr {
 export function memblockAlloc(bytes: number, align: number): PhysAddr {
   const view = Memblock.at(memblock);
   const at = Math.ceil(view.next / align) * align;
-  assert(at + bytes <= view.end, () => `out of memory at boot: ${bytes} bytes`);
+  assert(at + bytes <= view.limit, () => `out of memory at boot: ${bytes} bytes`);
   view.next = at + bytes;
   return at as PhysAddr;
 }
@@ -54,6 +61,6 @@ export function memblockFreeRanges(): readonly (readonly [Pfn, Pfn])[] {
   const view = Memblock.at(memblock);
   return [
     [pfnOf(LOW_MEMORY_RESERVED as PhysAddr), pfnOf(KERNEL_TEXT_PHYSICAL as PhysAddr)],
-    [pfnOf((view.next + 4095) as PhysAddr), pfnOf(view.end as PhysAddr)],
+    [pfnOf((view.next + 4095) as PhysAddr), pfnOf(view.limit as PhysAddr)],
   ];
 }

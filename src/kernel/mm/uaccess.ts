@@ -37,6 +37,12 @@ export function copyToUser(to: VirtAddr, from: VirtAddr, bytes: number): number 
   return bytes === 0 ? 0 : cpu.callStub(COPY_USER, to, from, 0, bytes);
 }
 
+/** As `copyFromUser`, but what could not be read is left as it was (kernel: `raw_copy_from_user()`). @returns bytes not copied. */
+export function rawCopyFromUser(to: VirtAddr, from: VirtAddr, bytes: number): number {
+  if (!accessOk(from, bytes)) return bytes;
+  return bytes === 0 ? 0 : cpu.callStub(COPY_USER, to, from, 0, bytes);
+}
+
 /** Copies from user memory. What could not be read is zeroed. @returns bytes not copied (kernel: `copy_from_user()`). */
 export function copyFromUser(to: VirtAddr, from: VirtAddr, bytes: number): number {
   const left = !accessOk(from, bytes) ? bytes : bytes === 0 ? 0 : cpu.callStub(COPY_USER, to, from, 0, bytes);

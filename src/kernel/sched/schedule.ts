@@ -15,8 +15,9 @@ import { staticBytes } from "../static-data.ts";
 import { EXIT_CONTEXT_SWITCH, TRACE_CONTEXT_SWITCH, trace } from "../trace.ts";
 import { current, currentTask, topOfStack } from "./current.ts";
 import { addSleeper, enqueueTask, pickNextTask, type RunQueue, removeSleeper, runQueueAt, runqueues } from "./run-queue.ts";
-import { buryTask } from "./task.ts";
-import { PF_IDLE, TASK_DEAD, TASK_INTERRUPTIBLE, TASK_RUNNING, TaskStruct, THREAD_SIZE } from "./task-struct.ts";
+import { loadSegmentBases } from "./segment-bases.ts";
+import { putTask } from "./task.ts";
+import { PF_IDLE, TASK_DEAD, TASK_INTERRUPTIBLE, TASK_RUNNING, TASK_UNINTERRUPTIBLE, TaskStruct, THREAD_SIZE } from "./task-struct.ts";
 import { programTick } from "./tick.ts";
 
 /** Cycles of a context switch's work that is not stepped (scheduler class, accounting, FPU). Assumed; bare metal is about 1200 in all. */
@@ -51,7 +52,7 @@ export function schedule(): void {
   const rq = thisRq();
   spinLock(rq.lock);
   task.needResched = 0;
-  if (task.state === TASK_RUNNING && task.migrateTo === 0) {
+  if (isStaying(task) && task.migrateTo === 0) {
     if ((task.flags & PF_IDLE) === 0) enqueueTask(rq, prev);
   } else if (task.wakeTime !== 0) {
     addSleeper(rq, prev);
@@ -62,6 +63,16 @@ export function schedule(): void {
   if (next === prev) spinUnlock(rq.lock);
   else contextSwitch(rq, prev, next);
   localIrqRestore(flags);
+}
+
+/** True when the running task wants to go on; a signal ends a sleep before it begins (kernel: `signal_pending_state()`). */
+function isStaying(task: TaskStruct): boolean {
+  const { state } = task;
+  if (state === TASK_RUNNING) return true;
+  if (state !== TASK_INTERRUPTIBLE || task.pendingSignal === 0) return false;
+  task.state = TASK_RUNNING;
+  task.wakeTime = 0;
+  return true;
 }
 
 /** Interrupts off, the queue's lock held; the next task drops it (kernel: `context_switch()`). */
@@ -86,6 +97,7 @@ function contextSwitch(rq: RunQueue, prev: Ptr<"task_struct">, next: Ptr<"task_s
     enterLazyTlb();
   } else {
     switchMmIrqsOff(from.activeMm, mm, next);
+    loadSegmentBases(to);
     if (from.mm === NULL) {
       rq.prevMm = from.activeMm;
       from.activeMm = NULL;
@@ -101,8 +113,6 @@ function contextSwitch(rq: RunQueue, prev: Ptr<"task_struct">, next: Ptr<"task_s
   programTick(rq);
   cpu.switchTo("__switch_to_asm", prev, next);
   finishTaskSwitch();
-  const incoming = from.preemptNotifier;
-  if (incoming !== NULL) kvmSchedIn(incoming);
 }
 
 /** First act of a task that was switched to (kernel: `finish_task_switch()`, `schedule_tail()`). */
@@ -116,7 +126,10 @@ export function finishTaskSwitch(): void {
   if (incoming !== NULL) kvmSchedIn(incoming);
   if (prevMm !== NULL) mmdrop(prevMm);
   const task = TaskStruct.at(prev);
-  if (task.state === TASK_DEAD) buryTask(prev);
+  if (task.state === TASK_DEAD) {
+    putTask(prev);
+    return;
+  }
   const { migrateTo } = task;
   if (migrateTo !== 0) {
     task.migrateTo = 0;
@@ -138,13 +151,17 @@ export function activateOn(task: Ptr<"task_struct">, target: number): void {
 
 /** Makes a sleeping task runnable on its CPU (kernel: `wake_up_process()`). Any context but NMI. @returns false if it was already. */
 export function wakeUpProcess(task: Ptr<"task_struct">): boolean {
+  return tryToWakeUp(task, TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE);
+}
+
+/** As `wakeUpProcess`, if it sleeps in one of `states` (kernel: `try_to_wake_up()`). */
+export function tryToWakeUp(task: Ptr<"task_struct">, states: number): boolean {
   const view = TaskStruct.at(task);
   const flags = localIrqSave();
   const { cpu: target } = view;
   const rq = runQueueAt(perCpuBase(target));
   spinLock(rq.lock);
-  const { state } = view;
-  const isAsleep = state !== TASK_RUNNING && state !== TASK_DEAD;
+  const isAsleep = (view.state & states) !== 0;
   if (isAsleep) {
     view.state = TASK_RUNNING;
     // It may be on its way to schedule(), still running: then that finds it runnable.
@@ -158,6 +175,12 @@ export function wakeUpProcess(task: Ptr<"task_struct">): boolean {
   spinUnlock(rq.lock);
   localIrqRestore(flags);
   return isAsleep;
+}
+
+/** If the task runs on another CPU, makes it enter the kernel, so that it sees what waits for it (kernel: `kick_process()`). */
+export function kickProcess(task: Ptr<"task_struct">): void {
+  const { cpu: target } = TaskStruct.at(task);
+  if (isCurrentOn(target, task)) reschedule(target);
 }
 
 function isCurrentOn(target: number, task: Ptr<"task_struct">): boolean {

@@ -2,7 +2,7 @@
 // to it returns into ret_from_fork.
 
 import { ENOMEM, type Errno } from "../../abi/index.ts";
-import { addVirt, cpu, NULL, type Ptr, STUB_RETURN, word } from "../../hardware/index.ts";
+import { addVirt, cpu, NULL, type Ptr, pointer, STUB_RETURN, word } from "../../hardware/index.ts";
 import { asiInitThreadState } from "../asi/asi-intr.ts";
 import { initStack } from "../boot/boot-stubs.ts";
 import { symbolAddress } from "../boot/kernel-text.ts";
@@ -10,20 +10,37 @@ import { INACTIVE_FRAME_REGISTERS } from "../entry/entry-stubs.ts";
 import { PtRegs, taskPtRegs } from "../entry/pt-regs.ts";
 import { GFP_KERNEL } from "../mm/gfp.ts";
 import { mmgrab } from "../mm/mm.ts";
-import { initMm, type MmPtr } from "../mm/mm-struct.ts";
+import { initMm } from "../mm/mm-struct.ts";
 import { kfree, kzalloc } from "../mm/slab.ts";
 import { vfree, vmalloc } from "../mm/vmalloc.ts";
+import { spinLock, spinLockIrqsave, spinUnlock, spinUnlockIrqrestore } from "../spinlock.ts";
 import { staticBytes, staticStruct } from "../static-data.ts";
 import { current } from "./current.ts";
+import { SighandStruct, SignalStruct } from "./signal-struct.ts";
 import { PF_IDLE, PF_KTHREAD, TASK_COMM_LEN, TASK_RUNNING, TaskStruct, THREAD_SIZE } from "./task-struct.ts";
 
 /** The boot CPU's idle task (kernel: init_task). */
 export const initTask: Ptr<"task_struct"> = staticStruct("init_task", TaskStruct);
 const lastPid = staticBytes("last_pid", 8, 8);
+/** Kernel: tasklist_lock, and every siglock. */
+const tasklist = staticBytes("tasklist_lock", 4, 4);
 /** Dead tasks whose memory is still there: freeing a stack waits for other CPUs, which a task switch cannot. */
 const deadTasks = staticBytes("dead_tasks", 8, 8);
+const deadTasksLock = staticBytes("dead_tasks_lock", 4, 4);
+const taskPointer = pointer("task_struct");
 
-function setComm(task: Ptr<"task_struct">, name: string): void {
+/** Takes the lock of the list of tasks, of families and of signals. Process context; nothing that waits for other CPUs happens under it. */
+export function tasklistLock(): void {
+  spinLock(tasklist);
+}
+
+/** Gives it back. */
+export function tasklistUnlock(): void {
+  spinUnlock(tasklist);
+}
+
+/** Sets the command name, cut to 15 characters (kernel: `__set_task_comm()`). */
+export function setComm(task: Ptr<"task_struct">, name: string): void {
   const comm = TaskStruct.at(task).comm;
   for (let i = 0; i < TASK_COMM_LEN; i++) cpu.store(addVirt(comm, i), 1, i < TASK_COMM_LEN - 1 ? name.charCodeAt(i) || 0 : 0);
 }
@@ -82,24 +99,57 @@ function allocTask(name: string): Ptr<"task_struct"> | Errno {
 }
 
 /**
- * A user task that is not started yet: `registers` are set by the caller at taskPtRegs() (kernel: `copy_process()`). It holds the
- * reference to `mm` that the caller passes. @returns ENOMEM.
+ * A user task of its own process that is not started yet and that nobody finds (kernel: the beginning of `copy_process()`): `registers`
+ * are set by the caller at taskPtRegs(), `attachTask` makes it known. Signals, actions and descriptors are the caller's to give.
+ * @returns ENOMEM.
  */
-export function createUserTask(name: string, mm: MmPtr): Ptr<"task_struct"> | Errno {
+export function createTask(name: string): Ptr<"task_struct"> | Errno {
+  reapDeadTasks();
   const created = allocTask(name);
   if (created < 0 && created >= -4095) return created;
   const pointer = created as Ptr<"task_struct">; // not an error
   const task = TaskStruct.at(pointer);
-  task.pid = word.get(lastPid) + 1;
-  word.set(lastPid, task.pid);
-  task.mm = mm;
-  task.activeMm = mm;
+  task.usage = 2;
+  task.groupLeader = pointer;
+  task.realParent = initTask;
   asiInitThreadState(task);
   prepareFirstSwitch(pointer);
+  return pointer;
+}
+
+/** Gives back a task that was never attached: with it goes nothing that the caller gave it. */
+export function discardTask(task: Ptr<"task_struct">): void {
+  cpu.forgetPath(task);
+  vfree(TaskStruct.at(task).stack);
+  kfree(task);
+}
+
+/** Gives the task a pid and puts it in the list of all. Under tasklist_lock. */
+export function attachTask(pointer: Ptr<"task_struct">): void {
+  const task = TaskStruct.at(pointer);
+  task.pid = word.get(lastPid) + 1;
+  word.set(lastPid, task.pid);
+  task.tgid = task.groupLeader === pointer ? task.pid : TaskStruct.at(task.groupLeader).tgid;
   const init = TaskStruct.at(initTask);
   task.tasksNext = init.tasksNext;
   init.tasksNext = pointer;
-  return pointer;
+}
+
+/** Signals and their actions for a process of its own (kernel: `copy_signal()`, `copy_sighand()`). @returns false: no memory. */
+export function giveSignals(task: TaskStruct): boolean {
+  const signal = kzalloc(SignalStruct.bytes, GFP_KERNEL) as Ptr<"signal_struct">; // just allocated
+  const sighand = kzalloc(SighandStruct.bytes, GFP_KERNEL) as Ptr<"sighand_struct">;
+  if (signal === NULL || sighand === NULL) {
+    kfree(signal);
+    kfree(sighand);
+    return false;
+  }
+  SignalStruct.at(signal).count = 1;
+  SignalStruct.at(signal).nrThreads = 1;
+  SighandStruct.at(sighand).count = 1;
+  task.signal = signal;
+  task.sighand = sighand;
+  return true;
 }
 
 /** Fills the stack of a task that has never run. */
@@ -113,24 +163,32 @@ function prepareFirstSwitch(task: Ptr<"task_struct">): void {
   TaskStruct.at(task).thread.sp = frame;
 }
 
-/** A dead task no longer runs: it waits for reapDeadTasks(). Interrupts off. */
-export function buryTask(task: Ptr<"task_struct">): void {
-  TaskStruct.at(task).tasksNext = cpu.exchangeWord(deadTasks, task) as Ptr<"task_struct">;
+/** Drops a reference to a task; with the last it waits for reapDeadTasks() (kernel: `put_task_struct()`). Any context but NMI. */
+export function putTask(task: Ptr<"task_struct">): void {
+  if (cpu.rmw("add", addVirt(task, TaskStruct.offset.usage), 4, 0xffffffff) !== 1) return;
+  const flags = spinLockIrqsave(deadTasksLock);
+  TaskStruct.at(task).tasksNext = taskPointer.get(deadTasks);
+  taskPointer.set(deadTasks, task);
+  spinUnlockIrqrestore(deadTasksLock, flags);
 }
 
 /** Frees the dead (kernel: `delayed_put_task_struct()`). Process context or idle, interrupts on. */
 export function reapDeadTasks(): void {
-  if (cpu.loadWord(deadTasks) === 0) return;
-  let task = cpu.exchangeWord(deadTasks, 0) as Ptr<"task_struct">;
+  if (taskPointer.get(deadTasks) === NULL) return;
+  const flags = spinLockIrqsave(deadTasksLock);
+  let task = taskPointer.get(deadTasks);
+  taskPointer.set(deadTasks, NULL);
+  spinUnlockIrqrestore(deadTasksLock, flags);
   while (task !== NULL) {
     const { tasksNext, stack } = TaskStruct.at(task);
+    cpu.forgetPath(task);
     vfree(stack);
     kfree(task);
     task = tasksNext;
   }
 }
 
-/** Takes a task out of the list of all (kernel: `release_task()`). */
+/** Takes a task out of the list of all (kernel: `__unhash_process()`). Under tasklist_lock. */
 export function unlinkTask(task: Ptr<"task_struct">): void {
   let at = initTask;
   while (at !== NULL) {
@@ -144,11 +202,24 @@ export function unlinkTask(task: Ptr<"task_struct">): void {
   }
 }
 
-/** Tasks that are alive, for reports and tests. */
+/** Tasks that are not released yet, the newest first. Under tasklist_lock; without it for reports and tests. */
 export function allTasks(): readonly Ptr<"task_struct">[] {
   const tasks: Ptr<"task_struct">[] = [];
   for (let task = TaskStruct.at(initTask).tasksNext; task !== NULL; task = TaskStruct.at(task).tasksNext) tasks.push(task);
   return tasks;
+}
+
+/** Threads of a process, the leader too (kernel: `for_each_thread()`). Under tasklist_lock. */
+export function allThreads(leader: Ptr<"task_struct">): readonly Ptr<"task_struct">[] {
+  return allTasks().filter((task) => TaskStruct.at(task).groupLeader === leader);
+}
+
+/** Task of a pid, or NULL (kernel: `find_task_by_vpid()`). Under tasklist_lock. */
+export function findTask(pid: number): Ptr<"task_struct"> {
+  for (let task = TaskStruct.at(initTask).tasksNext; task !== NULL; task = TaskStruct.at(task).tasksNext) {
+    if (TaskStruct.at(task).pid === pid) return task;
+  }
+  return NULL;
 }
 
 /** Pid of the running task. */

@@ -30,6 +30,11 @@ export function nanosecondsToCycles(nanoseconds: number): number {
   return Math.ceil((nanoseconds * word.get(tscKhzAddress)) / 1_000_000);
 }
 
+/** Whole nanoseconds of a number of TSC cycles. */
+export function cyclesToNanoseconds(cycles: number): number {
+  return Math.floor((cycles * 1_000_000) / word.get(tscKhzAddress));
+}
+
 /** Turns this CPU's timer on (kernel: `setup_APIC_timer()`). */
 export function setupTimer(): void {
   cpu.writeMsr(MSR_X2APIC_LVTT, LVTT_TSC_DEADLINE | LOCAL_TIMER_VECTOR, 0);

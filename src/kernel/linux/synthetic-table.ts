@@ -1,0 +1,27 @@
+// The files whose text the kernel writes when they are opened: statistics and vulnerabilities (sysfs, procfs, debugfs). A line here is
+// all that such a file needs: its path, and a function that says what it holds now.
+import { nrFreePages } from "../mm/page-alloc.ts";
+import { onlineCpus } from "../mm/percpu.ts";
+
+export interface SyntheticFile {
+  readonly path: string;
+  /** Kernel code in process context; may take steps. */
+  readonly text: () => string;
+}
+
+/** CPUs as ranges, as sysfs prints them (kernel: `cpumap_print_list_to_buf()`). */
+function cpuList(mask: number): string {
+  const ranges: string[] = [];
+  for (let id = 0; id < 32; id++) {
+    if ((mask & (1 << id)) === 0) continue;
+    const first = id;
+    while (id < 31 && (mask & (1 << (id + 1))) !== 0) id++;
+    ranges.push(first === id ? `${id}` : `${first}-${id}`);
+  }
+  return `${ranges.join(",")}\n`;
+}
+
+export const SYNTHETIC_FILES: readonly SyntheticFile[] = [
+  { path: "/sys/devices/system/cpu/online", text: () => cpuList(onlineCpus()) },
+  { path: "/proc/meminfo", text: () => `MemFree:        ${String(nrFreePages() * 4).padStart(8)} kB\n` },
+];

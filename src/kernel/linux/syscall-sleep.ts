@@ -1,0 +1,53 @@
+// System calls that sleep. What a call waits for stands in memory (its arguments in pt_regs, its progress in the task), so it need not
+// keep its path: it puts the task on a queue and returns SLEEP; the caller of the table gives up the CPU at a cut point and calls again.
+// So a sleeping task has an empty log: it costs nothing to bring back, and may be woken on another CPU (law 3).
+import { cpu, NULL } from "../../hardware/index.ts";
+import { PtRegs, taskPtRegs } from "../entry/pt-regs.ts";
+import { dispatch64, syscallExit } from "../entry/syscall.ts";
+import { current } from "../sched/current.ts";
+import { schedule } from "../sched/schedule.ts";
+import { TASK_RUNNING, TaskStruct } from "../sched/task-struct.ts";
+import { finishWait } from "../sched/wait-queue.ts";
+import { vforkWait } from "./vfork.ts";
+
+/** Result of a call that has put the task to sleep and wants to be called again; never seen outside. Kernel: no such number. */
+export const SLEEP = -600;
+/** Results that the return to user mode turns into a restart or EINTR (kernel: linux/errno.h). */
+export const ERESTARTSYS = -512;
+export const ERESTARTNOHAND = -514;
+
+/** What a sleeping call goes on with. */
+export const RESUME_CALL = 0;
+export const RESUME_VFORK = 1;
+
+/** Sleeps as often as `result` says so (kernel: the loops around schedule() in every blocking call). The last act of a system call. */
+export function finishSyscall(result: number): number {
+  let at = result;
+  while (at === SLEEP) {
+    cpu.cutPoint(resumeSyscall);
+    schedule();
+    at = callAgain();
+  }
+  return at;
+}
+
+/** Root of a path that slept in a system call. */
+function resumeSyscall(): void {
+  schedule();
+  syscallExit(finishSyscall(callAgain()));
+}
+
+function callAgain(): number {
+  const pointer = current();
+  const task = TaskStruct.at(pointer);
+  if (task.waitQueue !== NULL) finishWait();
+  else task.state = TASK_RUNNING;
+  if (task.resume === RESUME_VFORK) return vforkWait();
+  const regs = PtRegs.at(taskPtRegs(pointer));
+  return dispatch64(regs, regs.origRax);
+}
+
+/** True when a signal waits, so that a sleep must end (kernel: `signal_pending()`). */
+export function signalPending(): boolean {
+  return TaskStruct.at(current()).pendingSignal !== 0;
+}
