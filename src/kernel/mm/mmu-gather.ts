@@ -15,17 +15,20 @@ export interface MmuGather {
   readonly mm: MmPtr;
   readonly pages: PagePtr[];
   readonly tables: PhysAddr[];
+  /** Entries that were cleared: those of the zero page, which nobody gives back, count too. */
+  cleared: number;
 }
 
 /** Kernel: `tlb_gather_mmu()`. */
 export function tlbGatherMmu(mm: MmPtr): MmuGather {
-  return { mm, pages: [], tables: [] };
+  return { mm, pages: [], tables: [], cleared: 0 };
 }
 
 /** Clears the entries of `[start, end)` (kernel: `unmap_vmas()`). Under the mm's lock. */
 export function unmapPageRange(gather: MmuGather, start: VirtAddr, end: VirtAddr): void {
   forEachUserPte(gather.mm, start, end, (entry, _address, low, high) => {
     clearEntry(entry);
+    gather.cleared++;
     const frame = pteFrame(low, high);
     if (!isZeroFrame(frame)) gather.pages.push(physToPage(frame));
     return "go on";
@@ -35,7 +38,7 @@ export function unmapPageRange(gather: MmuGather, start: VirtAddr, end: VirtAddr
 /** One flush for all that was taken out of `[start, end)`; then it is given back (kernel: `tlb_finish_mmu()`). Interrupts on. */
 export function tlbFinishMmu(gather: MmuGather, start: VirtAddr, end: VirtAddr): void {
   const { mm, pages, tables } = gather;
-  if (pages.length > 0 || tables.length > 0) flushTlbMmRange(mm, start, end, tables.length > 0);
+  if (gather.cleared > 0 || tables.length > 0) flushTlbMmRange(mm, start, end, tables.length > 0);
   if (mm !== NULL) trace(TRACE_UNMAPPED, mm, start, end);
   for (const page of pages) putPage(page);
   for (const table of tables) freeTable(table);

@@ -16,6 +16,7 @@ import {
 } from "../../hardware/index.ts";
 import {
   buildKernelImage,
+  FAIL_ONCE,
   FailAlloc,
   failAllocState,
   IRQ_WORK_VECTOR,
@@ -67,6 +68,23 @@ export interface EpisodeResult {
   readonly counts: ReadonlyMap<string, number>;
   readonly steps: number;
   readonly failure: EpisodeFailure | undefined;
+  /** What each item of each process came to, in the order in which they ended; only where they were asked for. */
+  readonly outcomes: readonly Outcome[];
+  /** Allocations that were made to fail, of the last item that asked for one. */
+  readonly failedAllocations: number;
+}
+
+export interface Outcome {
+  readonly item: Item;
+  /** Result of its last system call or access. */
+  readonly result: number;
+}
+
+export interface EpisodeOptions {
+  /** Keep the outcomes of items. */
+  readonly keepsOutcomes?: boolean;
+  /** Name the kernel functions that asked for what was leaked. */
+  readonly keepsSites?: boolean;
 }
 
 interface Pending {
@@ -95,17 +113,20 @@ class Episode {
   events = 0;
   readonly counts = new Map<string, number>();
   warning: string | undefined;
+  readonly outcomes: Outcome[] = [];
   private readonly queues = new Map<number, Item[]>();
   private readonly pending: Pending[];
   private readonly exits: number[];
   private secretFrame = 0;
+  private readonly keepsOutcomes: boolean;
   private mayBeDone = false;
   private nextAudit = AUDIT_EVENTS;
   private readonly failAt: PhysAddr;
   private readonly secretAt: PhysAddr;
 
-  constructor(script: Script) {
+  constructor(script: Script, options: EpisodeOptions = {}) {
     const { config } = script;
+    this.keepsOutcomes = options.keepsOutcomes ?? false;
     for (const item of script.items) {
       const queue = this.queues.get(item.slot);
       if (queue === undefined) this.queues.set(item.slot, [item]);
@@ -122,7 +143,7 @@ class Episode {
       commandLine: config.commandLine,
       observer,
     });
-    this.check = new ResidueCheck(this.machine, observer);
+    this.check = new ResidueCheck(this.machine, observer, { keepsSites: options.keepsSites ?? false });
     this.check.onStep = (on) => this.step(on);
     this.machine.guest = (on) => {
       const way = this.exits[on] ?? 0;
@@ -189,6 +210,7 @@ class Episode {
           state.position++;
           state.part = 0;
           kind.finish?.(turn);
+          if (this.keepsOutcomes) this.outcomes.push({ item, result: view.result });
           continue;
         }
         if (state.part === 0) this.begin(item);
@@ -206,13 +228,23 @@ class Episode {
       pending.item = item.inject === undefined ? undefined : item;
       pending.steps = 0;
     }
-    this.machine.memory.write32((this.failAt + FailAlloc.offset.remaining) as PhysAddr, item.fail ?? 0);
-    this.machine.memory.write32((this.failAt + FailAlloc.offset.mode) as PhysAddr, 0);
+    this.pokeFailure(FailAlloc.offset.remaining, item.fail ?? 0);
+    this.pokeFailure(FailAlloc.offset.mode, FAIL_ONCE);
+    if (item.fail !== undefined) this.pokeFailure(FailAlloc.offset.failed, 0);
     this.count(item.action);
   }
 
+  private pokeFailure(offset: number, value: number): void {
+    this.machine.memory.write32((this.failAt + offset) as PhysAddr, value);
+  }
+
+  /** Allocations of the last item that asked for it which were made to fail. */
+  get failedAllocations(): number {
+    return this.machine.memory.read32((this.failAt + FailAlloc.offset.failed) as PhysAddr);
+  }
+
   private disarm(): void {
-    this.machine.memory.write32((this.failAt + FailAlloc.offset.remaining) as PhysAddr, 0);
+    this.pokeFailure(FailAlloc.offset.remaining, 0);
     for (const pending of this.pending) pending.item = undefined;
   }
 
@@ -285,12 +317,12 @@ function baselineOf(config: EpisodeConfig): Census {
 }
 
 /** Runs a script. Everything that goes wrong is in the result. */
-export function runEpisode(script: Script): EpisodeResult {
+export function runEpisode(script: Script, options: EpisodeOptions = {}): EpisodeResult {
   let episode: Episode | undefined;
   let failure: EpisodeFailure | undefined;
   try {
     const before = baselineOf(script.config);
-    episode = new Episode(script);
+    episode = new Episode(script, options);
     episode.run(script.items.length);
     const leaked = censusDifference(before, episode.census());
     if (leaked !== undefined) fail(`S9: leaked: ${leaked}`);
@@ -303,5 +335,7 @@ export function runEpisode(script: Script): EpisodeResult {
     counts: episode?.counts ?? new Map(),
     steps: episode?.machine.cpus.reduce((sum, one) => sum + one.steps, 0) ?? 0,
     failure,
+    outcomes: episode?.outcomes ?? [],
+    failedAllocations: episode?.failedAllocations ?? 0,
   };
 }

@@ -1,4 +1,5 @@
-export { type EpisodeFailure, type EpisodeResult, runEpisode } from "./episode.ts";
+export { type EpisodeFailure, type EpisodeOptions, type EpisodeResult, type Outcome, runEpisode } from "./episode.ts";
+export { type FailingReport, type FailingScenario, failEveryAllocation } from "./fail-every.ts";
 export { generate } from "./generator.ts";
 export { type EpisodeConfig, formatScript, type Item, parseScript, type Script } from "./script.ts";
 export { type ShrinkOptions, shrink } from "./shrink.ts";
