@@ -14,6 +14,7 @@ export const EXIT_REASONS = [
   "domain destroyed",
   "requested",
   "return to user mode without a domain",
+  "suspend",
 ] as const;
 export const EXIT_PAGE_FAULT = 0;
 export const EXIT_CONTEXT_SWITCH = 1;
@@ -25,6 +26,7 @@ export const EXIT_DOUBLE_FAULT = 6;
 export const EXIT_DESTROY = 7;
 export const EXIT_REQUESTED = 8;
 export const EXIT_USER_RETURN = 9;
+export const EXIT_SUSPEND = 10;
 export type ExitReason =
   | typeof EXIT_PAGE_FAULT
   | typeof EXIT_CONTEXT_SWITCH
@@ -35,7 +37,8 @@ export type ExitReason =
   | typeof EXIT_DOUBLE_FAULT
   | typeof EXIT_DESTROY
   | typeof EXIT_REQUESTED
-  | typeof EXIT_USER_RETURN;
+  | typeof EXIT_USER_RETURN
+  | typeof EXIT_SUSPEND;
 
 export const FLUSH_CONTROL = 0;
 export const FLUSH_DATA = 1;
