@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { withMm } from "../../../test/mm-fixture.ts";
 import { cpu, MSR_IA32_PRED_CMD, NULL, type Ptr } from "../../hardware/index.ts";
 import { switchMmAlwaysIbpb, switchMmCondIbpb } from "../mitigations/feature-keys.ts";
+import { TIF_SPEC_IB } from "../mitigations/spec-ctrl.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
 import { GFP_KERNEL } from "./gfp.ts";
 import { mmAlloc } from "./mm.ts";
@@ -15,7 +16,7 @@ type TaskPtr = Ptr<"task_struct">;
 function taskOf(mm: MmPtr, wantsIbpb: boolean): TaskPtr {
   const task = kzalloc(TaskStruct.bytes, GFP_KERNEL) as TaskPtr;
   TaskStruct.at(task).mm = mm;
-  TaskStruct.at(task).specIb = wantsIbpb ? 1 : 0;
+  TaskStruct.at(task).thread.specFlags = wantsIbpb ? TIF_SPEC_IB : 0;
   return task;
 }
 

@@ -2,6 +2,7 @@
 // protection, or any other. Kernel threads in between do not count: their mm is nobody's.
 import { cpu, MSR_IA32_PRED_CMD, NULL, PRED_CMD_IBPB, type Ptr, perCpu, word } from "../../hardware/index.ts";
 import { switchMmAlwaysIbpb, switchMmCondIbpb } from "../mitigations/feature-keys.ts";
+import { TIF_SPEC_IB } from "../mitigations/spec-ctrl.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
 import { Mm } from "./mm-struct.ts";
 
@@ -23,7 +24,7 @@ export function condMitigation(next: Ptr<"task_struct">): void {
   const { mm } = task;
   if (mm === NULL) return;
   const before = lastUserMmSpec.get();
-  const after = Mm.at(mm).context.ctxId * CTX_SHIFT + (task.specIb !== 0 ? WANTS_IBPB : 0);
+  const after = Mm.at(mm).context.ctxId * CTX_SHIFT + ((task.thread.specFlags & TIF_SPEC_IB) !== 0 ? WANTS_IBPB : 0);
   if (before === after) return;
   const isOther = Math.floor(before / CTX_SHIFT) !== Math.floor(after / CTX_SHIFT);
   // Conditional: the same mm with another wish counts too, as in the kernel, whose word is compared whole.

@@ -40,8 +40,6 @@ export const TaskStruct = struct("task_struct", {
   state: u32,
   /** Others set it (wake-up, tick); the task clears it in schedule(). Kernel: TIF_NEED_RESCHED. */
   needResched: u32,
-  /** The task wants no indirect branch speculation across processes; others set it too (kernel: TIF_SPEC_IB). */
-  specIb: u32,
   /** Not 0: on its way to user mode the task must look for signals. Others set it too. Kernel: TIF_SIGPENDING. */
   pendingSignal: u32,
   /** CPU to which the task moves once it no longer runs, plus 1; or 0. */
