@@ -1,6 +1,7 @@
 // The global nonsensitive part of every restricted address space: the kernel's text and static data, per-CPU areas, the page array, and
 // what allocators add page by page from then on.
 import { addVirt, assert, cpu, entryFrame, levelSize, PAGE_SIZE, type PhysAddr, type VirtAddr } from "../../hardware/index.ts";
+import { ESPFIX_BASE_ADDR } from "../entry/espfix-layout.ts";
 import { bootTablesRange, KERNEL_TEXT_BYTES } from "../mm/boot-memory.ts";
 import { CPU_ENTRY_AREA_BASE, PAGE_OFFSET, VMALLOC_START, VMEMMAP_START, va } from "../mm/layout.ts";
 import { memblockAlloc, memblockEnd } from "../mm/memblock.ts";
@@ -28,6 +29,7 @@ export function asiGlobalInitPgd(): void {
   for (const address of ownRootEntries()) entryAlloc(global.pgd, address, 3, KERNPG_TABLE, bootTable, () => undefined);
   asiClonePgd(VMEMMAP_START);
   asiClonePgd(CPU_ENTRY_AREA_BASE);
+  asiClonePgd(ESPFIX_BASE_ADDR);
 }
 
 /** One address for each root entry that has tables of its own: the direct map, vmalloc space, the kernel image. */

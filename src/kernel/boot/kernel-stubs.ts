@@ -1,12 +1,19 @@
 // All machine code of the kernel, and which TypeScript function each trap in it calls. The functions of a run's own hooks are found by
 // way of the hook table, so that the text is the same for every configuration.
 
-import { idtEntryStub, specialEntryStubs } from "../entry/entry-stubs.ts";
-import { excDoubleFault, exceptions, excMachineCheck } from "../entry/exceptions.ts";
+import { switchStubs } from "../entry/entry-switches.ts";
+import { entryTextEnd, entryTextStart } from "../entry/entry-text.ts";
+import { espfixStubs } from "../entry/espfix.ts";
+import { excDebug, excDoubleFault, exceptions, excMachineCheck } from "../entry/exceptions.ts";
+import { idtEntryStub, retFromForkStub, returnStubs } from "../entry/idtentry-stubs.ts";
 import { interrupts } from "../entry/interrupts.ts";
 import { excNmi } from "../entry/nmi.ts";
+import { paranoidStubs } from "../entry/paranoid-stubs.ts";
 import { retFromFork } from "../entry/ret-from-fork.ts";
+import { switchToAsm } from "../entry/switch-stub.ts";
 import { doSyscall64 } from "../entry/syscall.ts";
+import { doFastSyscall32, doInt80Emulation, doSysenter32 } from "../entry/syscall-32.ts";
+import { syscallStubs } from "../entry/syscall-stubs.ts";
 import { HYPERCALL_STUBS } from "../kvm/hypercall-gadget.ts";
 import { VMX_ENTER_STUBS } from "../kvm/vmx/enter-stub.ts";
 import { flushStubs } from "../mitigations/flush-stubs.ts";
@@ -36,9 +43,17 @@ export function kernelCode(startKernel: () => void, startSecondary: () => void, 
   const stubs = [
     ...bootStubs,
     ...startupStubs(startKernel, startSecondary),
-    ...specialEntryStubs({ doSyscall64, excNmi: nmi, excDoubleFault, excMachineCheck, retFromFork }),
+    entryTextStart,
+    ...syscallStubs({ doSyscall64, doSysenter32, doFastSyscall32, doInt80Emulation }),
+    ...paranoidStubs({ excNmi: nmi, excDebug, excMachineCheck, excDoubleFault }),
+    retFromForkStub(retFromFork),
+    ...returnStubs,
+    ...espfixStubs,
+    ...switchStubs,
     ...faults.map((e) => idtEntryStub(e.symbol, e.handlerName, e.hasErrorCode, e.handler)),
     ...irqs.map((i) => idtEntryStub(i.symbol, i.handlerName, false, i.handler)),
+    entryTextEnd,
+    switchToAsm,
     ...flushStubs,
     ...uaccessStubs,
     ...HYPERCALL_STUBS,
@@ -48,7 +63,11 @@ export function kernelCode(startKernel: () => void, startSecondary: () => void, 
     ["start_kernel", startKernel],
     ["start_secondary", startSecondary],
     ["do_syscall_64", doSyscall64],
+    ["do_SYSENTER_32", doSysenter32],
+    ["do_fast_syscall_32", doFastSyscall32],
+    ["do_int80_emulation", doInt80Emulation],
     ["exc_nmi", nmi],
+    ["exc_debug", excDebug],
     ["exc_double_fault", excDoubleFault],
     ["exc_machine_check", excMachineCheck],
     ["ret_from_fork", retFromFork],

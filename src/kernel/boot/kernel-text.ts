@@ -17,6 +17,7 @@ import {
   tableIndex,
   type VirtAddr,
 } from "../../hardware/index.ts";
+import { type AlternativeSite, takeOutAlternatives } from "../entry/alternatives.ts";
 import { PAGE_OFFSET } from "../mm/layout.ts";
 import { KERNEL_TEXT_BASE, KERNEL_TEXT_PHYSICAL } from "../static-data.ts";
 import type { StubProgram } from "../stub-program.ts";
@@ -27,6 +28,8 @@ export interface KernelText {
   readonly symbols: ReadonlyMap<string, VirtAddr>;
   readonly traps: ReadonlyMap<VirtAddr, string>;
   readonly stubs: ReadonlyMap<string, Stub>;
+  /** Code that is not in `bytes`: written there at boot where a configuration wants it. */
+  readonly alternatives: readonly AlternativeSite[];
 }
 
 /** Memory that the early direct map reaches, in 1 GiB pages. */
@@ -64,6 +67,7 @@ function build(stubs: readonly StubProgram[]): KernelText {
   const tablesAt = Math.ceil(code.bytes.length / PAGE_SIZE) * PAGE_SIZE;
   const tables = earlyPageTables(KERNEL_TEXT_PHYSICAL + tablesAt);
   const bytes = new Uint8Array(tablesAt + tables.length);
+  const alternatives = takeOutAlternatives(code.bytes, KERNEL_TEXT_BASE, code.symbols);
   bytes.set(code.bytes);
   bytes.set(tables, tablesAt);
   const symbols = new Map(code.symbols as ReadonlyMap<string, VirtAddr>); // labels of a program at a kernel address
@@ -73,6 +77,7 @@ function build(stubs: readonly StubProgram[]): KernelText {
     symbols,
     traps: code.traps as ReadonlyMap<VirtAddr, string>, // as above
     stubs: new Map(stubs.map((stub) => [stub.symbol, stub])),
+    alternatives,
   };
 }
 

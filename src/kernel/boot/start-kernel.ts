@@ -10,8 +10,12 @@ import {
   EFER_SCE,
   high32,
   low32,
+  MSR_CSTAR,
   MSR_EFER,
   MSR_GS_BASE,
+  MSR_IA32_SYSENTER_CS,
+  MSR_IA32_SYSENTER_EIP,
+  MSR_IA32_SYSENTER_ESP,
   MSR_KERNEL_GS_BASE,
   MSR_LSTAR,
   MSR_STAR,
@@ -24,20 +28,34 @@ import {
   RFLAGS_IF,
   RFLAGS_NT,
   RFLAGS_TF,
+  VECTOR_DB,
   VECTOR_DF,
   VECTOR_MC,
   VECTOR_NMI,
   type VirtAddr,
+  virtual,
 } from "../../hardware/index.ts";
 import { asiGlobalInit, asiGlobalInitPgd } from "../asi/asi-global.ts";
 import { selectAsiOptions } from "../asi/asi-options.ts";
 import { asiRfcV2, asiTaints } from "../asi/asi-state.ts";
 import { ASI_TAINT_KERNEL_DATA } from "../asi/asi-struct.ts";
 import { asiInitUserspaceClass } from "../asi/asi-user.ts";
-import { cpuInitExceptionHandling, setGate } from "../entry/descriptor-tables.ts";
+import { applyAlternatives } from "../entry/alternatives.ts";
+import { cpuInitExceptionHandling, ptiInit, setGate } from "../entry/descriptor-tables.ts";
+import { entryStackTop } from "../entry/entry-area.ts";
+import { initEspfixArea, initEspfixCpu } from "../entry/espfix.ts";
 import { exceptions } from "../entry/exceptions.ts";
 import { interrupts } from "../entry/interrupts.ts";
-import { __KERNEL_CS, __USER32_CS, IST_INDEX_DF, IST_INDEX_MCE, IST_INDEX_NMI, SPURIOUS_APIC_VECTOR } from "../entry/vectors.ts";
+import {
+  __KERNEL_CS,
+  __USER32_CS,
+  IA32_SYSCALL_VECTOR,
+  IST_INDEX_DB,
+  IST_INDEX_DF,
+  IST_INDEX_MCE,
+  IST_INDEX_NMI,
+  SPURIOUS_APIC_VECTOR,
+} from "../entry/vectors.ts";
 import { kvmInit } from "../kvm/init.ts";
 import { populateRootfs } from "../linux/initramfs.ts";
 import { startProcess } from "../linux/process.ts";
@@ -63,7 +81,7 @@ import { printk, TRACE_BOOT_DONE, trace } from "../trace.ts";
 import { initialStack, SECONDARY_STARTUP_SYMBOL } from "./boot-stubs.ts";
 import { bootCommandLine, saveCommandLine } from "./command-line.ts";
 import type { KernelConfig } from "./kernel-image.ts";
-import { symbolAddress } from "./kernel-text.ts";
+import { kernelText, symbolAddress } from "./kernel-text.ts";
 
 /** Software-enable bit of the spurious-vector register. SDM vol. 3, 12.9. */
 const APIC_SOFTWARE_ENABLE = 1 << 8;
@@ -94,12 +112,15 @@ export function startKernel(config: KernelConfig): void {
   initializeTlbstateAndFlush();
   asiGlobalInitPgd();
   mmCoreInit();
+  initEspfixArea();
   asiGlobalInit();
   trapInit();
+  ptiInit();
   cpuInitExceptionHandling();
   cpuSelectMitigations(commandLine);
   selectAsiFlushes();
   calibrateTsc();
+  applyAlternatives(kernelText().alternatives);
   syscallInit();
   apicInit();
   setCpuOnline(cpu.id);
@@ -158,6 +179,8 @@ function trapInit(): void {
   setGate(VECTOR_NMI, symbolAddress("asm_exc_nmi"), IST_INDEX_NMI, false);
   setGate(VECTOR_DF, symbolAddress("asm_exc_double_fault"), IST_INDEX_DF, false);
   setGate(VECTOR_MC, symbolAddress("asm_exc_machine_check"), IST_INDEX_MCE, false);
+  setGate(VECTOR_DB, symbolAddress("asm_exc_debug"), IST_INDEX_DB, false);
+  setGate(IA32_SYSCALL_VECTOR, symbolAddress("asm_int80_emulation"), 0, true);
 }
 
 /** Kernel: `syscall_init()`. */
@@ -165,6 +188,20 @@ function syscallInit(): void {
   const entry = symbolAddress("entry_SYSCALL_64");
   cpu.writeMsr(MSR_STAR, 0, ((__USER32_CS << 16) | __KERNEL_CS) >>> 0);
   cpu.writeMsr(MSR_LSTAR, low32(entry), high32(entry));
+  initEspfixCpu();
+  // "Genu": CPUID 0, EBX.
+  const isIntel = cpu.cpuid(0, 0, 1) === 0x756e6547;
+  if (isIntel) {
+    // SYSENTER arrives on the entry stack, which every table has; SYSCALL from 32-bit code is undefined there.
+    const sysenter = symbolAddress("entry_SYSENTER_compat");
+    cpu.writeMsr(MSR_IA32_SYSENTER_CS, __KERNEL_CS, 0);
+    const stack = virtual.get(entryStackTop.here());
+    cpu.writeMsr(MSR_IA32_SYSENTER_ESP, low32(stack), high32(stack));
+    cpu.writeMsr(MSR_IA32_SYSENTER_EIP, low32(sysenter), high32(sysenter));
+  } else {
+    const compat = symbolAddress("entry_SYSCALL_compat");
+    cpu.writeMsr(MSR_CSTAR, low32(compat), high32(compat));
+  }
   cpu.writeMsr(MSR_SYSCALL_MASK, RFLAGS_TF | RFLAGS_IF | RFLAGS_DF | RFLAGS_NT | RFLAGS_AC, 0);
   const efer = cpu.readMsr(MSR_EFER);
   cpu.writeMsr(MSR_EFER, efer | EFER_SCE, cpu.high);

@@ -1,27 +1,26 @@
 // GDT, TSS and IDT: segments, the stack on which each interrupt arrives, and which entry stub it goes to. SDM vol. 3, 3.4.5, 7.14, 8.7.
-import { addVirt, assert, bytes, cpu, high32, low32, PAGE_SIZE, perCpu, u16, type VirtAddr, virtual, word } from "../../hardware/index.ts";
+import { addVirt, assert, cpu, high32, low32, PAGE_SIZE, u16, type VirtAddr, virtual, word } from "../../hardware/index.ts";
+import { symbolAddress } from "../boot/kernel-text.ts";
+import { ptiFeature } from "../mitigations/feature-keys.ts";
 import { GFP_KERNEL } from "../mm/gfp.ts";
 import { getFreePages } from "../mm/page-alloc.ts";
+import { ptiCloneRootEntry, ptiMapKernelRange } from "../mm/pti.ts";
 import { staticBytes } from "../static-data.ts";
-import { GDT_ENTRY_TSS, IST_INDEX_DF, IST_INDEX_MCE, IST_INDEX_NMI } from "./vectors.ts";
+import { cpuEntryPage, cpuTss, entryStackTop, GDT_BYTES, gdtPage, setIstTop, TSS_BYTES } from "./entry-area.ts";
+import { ENTRY_TEXT_END, ENTRY_TEXT_START } from "./entry-text.ts";
+import { ESPFIX_BASE_ADDR } from "./espfix-layout.ts";
+import { GDT_ENTRY_TSS, IST_INDEX_DB, IST_INDEX_DF, IST_INDEX_MCE, IST_INDEX_NMI } from "./vectors.ts";
 
-const GDT_BYTES = 0x50;
-const TSS_BYTES = 104;
 const TSS_RSP0 = 4;
 const TSS_IST1 = 36;
 const TSS_IO_MAP_BASE = 102;
 const IDT_BYTES = 256 * 16;
 
-/** This CPU's GDT (kernel: gdt_page). */
-export const gdtPage = perCpu("gdt_page", bytes(GDT_BYTES, 16));
-/** This CPU's task state segment (kernel: cpu_tss_rw). */
-export const cpuTss = perCpu("cpu_tss_rw", bytes(TSS_BYTES + 8, 16));
-/** Top of this CPU's NMI stack: to tell whether an address is on it. */
-export const nmiStackTop = perCpu("nmi_stack_top", virtual);
 /** One IDT for all CPUs (kernel: idt_table). */
 export const idtTable = staticBytes("idt_table", IDT_BYTES, 4096);
 
 // Segment descriptors, high halves: present, DPL, type, long mode or granularity. Base 0, limit 0xfffff.
+const DESC_KERNEL32_CS = 0x00cf9b00;
 const DESC_KERNEL_CS = 0x00af9b00;
 const DESC_KERNEL_DS = 0x00cf9300;
 const DESC_USER32_CS = 0x00cffb00;
@@ -34,6 +33,7 @@ const TYPE_TSS = 0x89;
 function writeGdt(): void {
   const gdt = gdtPage.here();
   const put = (selector: number, high: number): void => cpu.store64(addVirt(gdt, selector & ~7), DESC_LIMIT_LOW, high);
+  put(0x08, DESC_KERNEL32_CS);
   put(0x10, DESC_KERNEL_CS);
   put(0x18, DESC_KERNEL_DS);
   put(0x20, DESC_USER32_CS);
@@ -47,25 +47,43 @@ function writeGdt(): void {
   cpu.store64(addVirt(gdt, GDT_ENTRY_TSS + 8), high32(base), 0);
 }
 
+/** A page of stack, which the user's tables have too: what arrives on it arrives before the tables are switched. @returns its top. */
 function allocStack(): VirtAddr {
   const stack = getFreePages(GFP_KERNEL, 0);
   assert(stack !== 0, () => "out of memory at boot: interrupt stack");
-  return addVirt(stack as VirtAddr, PAGE_SIZE); // not 0
+  const address = stack as VirtAddr; // not 0
+  ptiMapKernelRange(address, PAGE_SIZE);
+  return addVirt(address, PAGE_SIZE);
 }
 
-/** Stack on which interrupts from user mode arrive: the top of the running task's (kernel: `load_sp0()`). */
+/** What entries of all CPUs need in the user's tables: their text, the IDT, the espfix area (kernel: `pti_init()`). Boot CPU. */
+export function ptiInit(): void {
+  const start = symbolAddress(ENTRY_TEXT_START);
+  ptiMapKernelRange(start, symbolAddress(ENTRY_TEXT_END) - start);
+  ptiMapKernelRange(idtTable, IDT_BYTES);
+  ptiCloneRootEntry(ESPFIX_BASE_ADDR);
+}
+
+/**
+ * Stack on which interrupts from user mode arrive: the top of the running task's (kernel: `update_task_stack()`). With page-table
+ * isolation it is the entry stack, always: the user's tables do not have the task's.
+ */
 export function loadSp0(top: VirtAddr): void {
-  word.set(addVirt(cpuTss.here(), TSS_RSP0), top);
+  if (!ptiFeature.isEnabled()) word.set(addVirt(cpuTss.here(), TSS_RSP0), top);
 }
 
 /** Makes and loads this CPU's GDT and TSS (kernel: `cpu_init_exception_handling()`). The page allocator is up. */
 export function cpuInitExceptionHandling(): void {
   const tss = cpuTss.here();
-  for (const ist of [IST_INDEX_DF, IST_INDEX_NMI, IST_INDEX_MCE]) {
+  ptiMapKernelRange(cpuEntryPage.here(), PAGE_SIZE);
+  for (const ist of [IST_INDEX_DF, IST_INDEX_NMI, IST_INDEX_DB, IST_INDEX_MCE]) {
     const top = allocStack();
     word.set(addVirt(tss, TSS_IST1 + 8 * (ist - 1)), top);
-    if (ist === IST_INDEX_NMI) nmiStackTop.set(top);
+    setIstTop(ist, top);
   }
+  const entryStack = allocStack();
+  virtual.set(entryStackTop.here(), entryStack);
+  if (ptiFeature.isEnabled()) word.set(addVirt(tss, TSS_RSP0), entryStack);
   u16.set(addVirt(tss, TSS_IO_MAP_BASE), TSS_BYTES);
   writeGdt();
   cpu.loadTable("gdt", gdtPage.here(), GDT_BYTES - 1);

@@ -1,5 +1,6 @@
 // Exceptions other than page faults: a user task is killed by the signal Linux sends, the kernel stops.
 import {
+  addVirt,
   cpu,
   fail,
   hex,
@@ -7,7 +8,6 @@ import {
   VECTOR_AC,
   VECTOR_BP,
   VECTOR_BR,
-  VECTOR_DB,
   VECTOR_DE,
   VECTOR_GP,
   VECTOR_MF,
@@ -19,12 +19,19 @@ import {
   VECTOR_TS,
   VECTOR_UD,
   VECTOR_XM,
+  type VirtAddr,
+  virtual,
 } from "../../hardware/index.ts";
 import { asiExit } from "../asi/asi-transition.ts";
+import { symbolAddress } from "../boot/kernel-text.ts";
 import { forceSig } from "../linux/signal.ts";
 import { handlePageFault } from "../mm/fault.ts";
+import { topOfStack } from "../sched/current.ts";
 import { EXIT_DOUBLE_FAULT } from "../trace.ts";
+import { FRAME_AND_ERROR_BYTES } from "./entry-switches.ts";
+import { isEspfixAddress } from "./espfix-layout.ts";
 import { idtentry } from "./idtentry.ts";
+import { NATIVE_IRQ_RETURN_IRET } from "./idtentry-stubs.ts";
 import { PtRegs, userMode } from "./pt-regs.ts";
 
 // Kernel: asm/signal.h.
@@ -66,22 +73,52 @@ const excPageFault = idtentry((regs) => {
   handlePageFault(regs, regs.origRax, address);
 });
 
-/** Kernel: `exc_double_fault()`, without the espfix case. */
+/**
+ * Kernel: `exc_double_fault()`. Where the fault of an espfix return could not be delivered, because its stack is read-only, it becomes the
+ * #GP that it was, on the task's stack, as from user mode; that may run restricted. Else the end.
+ */
 export function excDoubleFault(): void {
+  const regs = PtRegs.at(ptr<"pt_regs">(cpu.stackPointer()));
+  if (isEspfixAddress(regs.rsp) && regs.rip === symbolAddress(NATIVE_IRQ_RETURN_IRET) && !userMode(regs)) {
+    const top = virtual.get(topOfStack.here());
+    const faked = addVirt(top, -FRAME_AND_ERROR_BYTES);
+    cpu.copy(addVirt(faked, 8), regs.rsp as VirtAddr, FRAME_AND_ERROR_BYTES - 8); // of the area, as was just asked
+    cpu.storeWord(faked, 0);
+    // The IRET below goes to the #GP entry, which finds there what the processor would have pushed from user mode, user GS included.
+    regs.rip = symbolAddress("asm_exc_general_protection");
+    regs.rsp = faked;
+    return;
+  }
   asiExit(EXIT_DOUBLE_FAULT);
-  die("double fault", PtRegs.at(ptr<"pt_regs">(cpu.stackPointer())));
+  die("double fault", regs);
 }
 
-/** Kernel: `exc_machine_check()`. */
-export function excMachineCheck(): void {
-  die("machine check", PtRegs.at(ptr<"pt_regs">(cpu.stackPointer())));
-}
+/**
+ * Kernel: `exc_debug_kernel()`, `exc_debug_user()`. SYSENTER leaves TF as the user had it, so the first instructions of its entry are
+ * stepped through; they clear it. Nothing else in the kernel is.
+ */
+export const excDebug = idtentry((regs) => {
+  if (userMode(regs)) {
+    forceSig(SIGTRAP, `debug at ${hex(regs.rip)}`);
+    return;
+  }
+  const { rip } = regs;
+  if (rip < symbolAddress("entry_SYSENTER_compat") || rip >= symbolAddress("__end_entry_SYSENTER_compat")) die("debug exception", regs);
+});
+
+/**
+ * Kernel: `exc_machine_check()`. It may arrive anywhere, inside a transition too. The task that it interrupts in user mode is killed;
+ * the kernel stops.
+ */
+export const excMachineCheck = idtentry((regs) => {
+  if (!userMode(regs)) die("machine check", regs);
+  forceSig(SIGBUS, `machine check at ${hex(regs.rip)}`);
+});
 
 /** Exceptions that run on the task's stack. */
 export function exceptions(): readonly Exception[] {
   return [
     exception(VECTOR_DE, "divide_error", false, SIGFPE),
-    exception(VECTOR_DB, "debug", false, SIGTRAP),
     exception(VECTOR_BP, "int3", false, SIGTRAP, true),
     exception(VECTOR_OF, "overflow", false, SIGSEGV, true),
     exception(VECTOR_BR, "bounds", false, SIGSEGV),

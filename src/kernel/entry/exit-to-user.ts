@@ -10,9 +10,10 @@ import { TRACE_USER_RETURN, trace } from "../trace.ts";
 
 /**
  * Does what is pending for the running task; returns with interrupts off (kernel: `exit_to_user_mode_prepare()`). May switch tasks, and
- * does not return for a task that was killed. `isSyscall`: at the end of a system call, which a signal may restart.
+ * does not return for a task that was killed. `isSyscall`: at the end of a system call, which a signal may restart. `decide`: how to leave,
+ * asked when nothing is pending any more.
  */
-export function exitToUserModePrepare(isSyscall: boolean): void {
+export function exitToUserModePrepare(isSyscall: boolean, decide?: () => void): void {
   cpu.disableInterrupts();
   const task = TaskStruct.at(current());
   for (;;) {
@@ -26,5 +27,7 @@ export function exitToUserModePrepare(isSyscall: boolean): void {
   }
   vmscapeExitToUser();
   trace(TRACE_USER_RETURN);
+  decide?.();
+  // The very last act: from here on only NMIs come, and they go back to where this leads.
   asiEnterUserspace();
 }

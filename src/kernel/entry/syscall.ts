@@ -1,7 +1,7 @@
-// System calls: from the trap in entry_SYSCALL_64 to the result in RAX and back.
+// System calls: from the trap in entry_SYSCALL_64 to the result in RAX and back, and what all kinds share.
 
 import { ENOSYS } from "../../abi/index.ts";
-import { cpu } from "../../hardware/index.ts";
+import { cpu, ptr } from "../../hardware/index.ts";
 import { asiRelax } from "../asi/asi-transition.ts";
 import { finishSyscall } from "../linux/syscall-sleep.ts";
 import { syscallTable } from "../linux/syscall-table.ts";
@@ -10,6 +10,7 @@ import { staticBytes } from "../static-data.ts";
 import { TRACE_SYSCALL, trace } from "../trace.ts";
 import { exitToUserModePrepare } from "./exit-to-user.ts";
 import { PtRegs, taskPtRegs } from "./pt-regs.ts";
+import { syscallTable32 } from "./syscall-table-32.ts";
 
 /** Work of a real system call entry and exit beyond our steps (context tracking, audit checks, register clearing). Assumed. */
 const SYSCALL_CYCLES = 120;
@@ -17,8 +18,12 @@ const SYSCALL_CYCLES = 120;
 const SYSCALL_TOUCHED_BYTES = 2048;
 const syscallFootprint = staticBytes("syscall_footprint", SYSCALL_TOUCHED_BYTES, 4096);
 
-/** Calls system call `number` with the arguments that its function takes: each is a load from pt_regs. */
-export function dispatch64(regs: PtRegs, number: number): number {
+/** In orig_rax, above the number: a call of the 32-bit table (what Linux keeps as TS_COMPAT). */
+export const COMPAT_SYSCALL = 2 ** 32;
+
+/** Calls the function of orig_rax with the arguments that it takes: each is a load from pt_regs. May be called again: SLEEP. */
+export function dispatchSyscall(regs: PtRegs, number: number): number {
+  if (number >= COMPAT_SYSCALL) return dispatch32(regs, number - COMPAT_SYSCALL);
   const call = syscallTable.get(number);
   if (call === undefined) return ENOSYS;
   const count = call.length;
@@ -32,26 +37,46 @@ export function dispatch64(regs: PtRegs, number: number): number {
   );
 }
 
-/**
- * Kernel: `do_syscall_64()`. Interrupts are off on entry. The process's critical section ends here, since the call may lead to another
- * domain (KVM_RUN); the end of syscallExit() begins the next (spec 2.15).
- */
-export function doSyscall64(): void {
-  asiRelax();
-  const regs = PtRegs.at(taskPtRegs(current()));
-  const number = regs.origRax;
+/** Kernel: `do_syscall_32_irqs_on()`: arguments are the low halves of EBX, ECX, EDX, ESI, EDI, EBP. */
+function dispatch32(regs: PtRegs, number: number): number {
+  const call = syscallTable32.get(number);
+  if (call === undefined) return ENOSYS;
+  const count = call.length;
+  return call(
+    count > 0 ? regs.rbx >>> 0 : 0,
+    count > 1 ? regs.rcx >>> 0 : 0,
+    count > 2 ? regs.rdx >>> 0 : 0,
+    count > 3 ? regs.rsi >>> 0 : 0,
+    count > 4 ? regs.rdi >>> 0 : 0,
+    count > 5 ? regs.rbp >>> 0 : 0,
+  );
+}
+
+/** Costs of an entry, then interrupts on (kernel: `syscall_enter_from_user_mode()`). `isCompat`: of the 32-bit table. */
+export function syscallEnterFromUserMode(number: number, isCompat: boolean): void {
   cpu.charge(SYSCALL_CYCLES);
   cpu.touch(syscallFootprint, SYSCALL_TOUCHED_BYTES);
   cpu.enableInterrupts();
-  trace(TRACE_SYSCALL, number);
-  syscallExit(finishSyscall(dispatch64(regs, number)));
+  trace(TRACE_SYSCALL, number, isCompat ? 1 : 0);
+}
+
+/** Kernel: `do_syscall_64()`. Interrupts are off on entry. */
+export function doSyscall64(): void {
+  // First of all: the process's critical section ends here, since the call may lead to another domain (KVM_RUN); the end of
+  // syscallExit() begins the next (spec 2.15).
+  asiRelax();
+  const regs = PtRegs.at(ptr<"pt_regs">(cpu.stackPointer()));
+  const number = regs.origRax;
+  syscallEnterFromUserMode(number, false);
+  // A user may say a number that would be taken for the other table's.
+  syscallExit(number >= COMPAT_SYSCALL ? ENOSYS : finishSyscall(dispatchSyscall(regs, number)));
 }
 
 /**
  * The end of a system call of the running task: also what a path that went on from a cut point ends with (kernel:
- * `syscall_exit_to_user_mode()`).
+ * `syscall_exit_to_user_mode()`). `decide`: how to leave.
  */
-export function syscallExit(result: number): void {
+export function syscallExit(result: number, decide?: () => void): void {
   PtRegs.at(taskPtRegs(current())).rax = result;
-  exitToUserModePrepare(true);
+  exitToUserModePrepare(true, decide);
 }

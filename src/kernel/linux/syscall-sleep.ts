@@ -3,7 +3,7 @@
 // So a sleeping task has an empty log: it costs nothing to bring back, and may be woken on another CPU (law 3).
 import { cpu, NULL } from "../../hardware/index.ts";
 import { PtRegs, taskPtRegs } from "../entry/pt-regs.ts";
-import { dispatch64, syscallExit } from "../entry/syscall.ts";
+import { dispatchSyscall, syscallExit } from "../entry/syscall.ts";
 import { current } from "../sched/current.ts";
 import { schedule } from "../sched/schedule.ts";
 import { TASK_RUNNING, TaskStruct } from "../sched/task-struct.ts";
@@ -44,7 +44,7 @@ function callAgain(): number {
   else task.state = TASK_RUNNING;
   if (task.resume === RESUME_VFORK) return vforkWait();
   const regs = PtRegs.at(taskPtRegs(pointer));
-  return dispatch64(regs, regs.origRax);
+  return dispatchSyscall(regs, regs.origRax);
 }
 
 /** True when a signal waits, so that a sleep must end (kernel: `signal_pending()`). */

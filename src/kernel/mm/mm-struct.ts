@@ -28,6 +28,8 @@ export const Mm = struct("mm_struct", {
   cpumask: u32,
   /** Its number in labels of owners (`owner()`), from 1; init_mm is 0. Constant. */
   number: u32,
+  /** Page of 32-bit system call code in the process's memory, or 0 (kernel: context.vdso). */
+  vdso32: word,
   /** Guards the list of areas and the user half of the tables (kernel: mmap_lock and page_table_lock). Taken with interrupts on. */
   mmapLock: spinlock,
   /** Guards the reference counts and roots of `asi`. Taken with interrupts on. */

@@ -29,9 +29,6 @@ const KERNEL_HALF = KERNEL_PGD_BOUNDARY * 8;
 /** Attributes of a leaf without size and Global bit: the user tables' copies are flushed with their PCID. */
 const LEAF_FLAGS = 0xfff & ~PTE_LARGE & ~PTE_GLOBAL;
 
-/** Entry code does its part: user code never runs on the kernel's root. */
-const entriesSwitchTables: boolean = false;
-
 /** Root of the user tables that belong to a kernel root (kernel: `kernel_to_user_pgdp()`). */
 export function userPgdOf(pgd: PhysAddr): PhysAddr {
   return (pgd + PAGE_SIZE) as PhysAddr; // the second page of a pair
@@ -73,7 +70,7 @@ export function ptiSetUserPgtbl(mm: MmPtr, address: VirtAddr): void {
   const low = cpu.load64(entry);
   const { high } = cpu;
   cpu.store64(entryAt(va(userPgdOf(pgd)), address, 4), low, high);
-  if (entriesSwitchTables && (low & PTE_PRESENT) !== 0 && (low & PTE_USER) !== 0) cpu.store64(entry, low, (high | PTE_NX_HIGH) >>> 0);
+  if ((low & PTE_PRESENT) !== 0 && (low & PTE_USER) !== 0) cpu.store64(entry, low, (high | PTE_NX_HIGH) >>> 0);
 }
 
 /** The root entry of user `address` is about to be cleared: the copy goes first. Under the mm's lock. */

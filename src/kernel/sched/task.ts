@@ -6,8 +6,8 @@ import { addVirt, cpu, NULL, type Ptr, pointer, STUB_RETURN, word } from "../../
 import { asiInitThreadState } from "../asi/asi-intr.ts";
 import { initStack } from "../boot/boot-stubs.ts";
 import { symbolAddress } from "../boot/kernel-text.ts";
-import { INACTIVE_FRAME_REGISTERS } from "../entry/entry-stubs.ts";
 import { PtRegs, taskPtRegs } from "../entry/pt-regs.ts";
+import { INACTIVE_FRAME_REGISTERS } from "../entry/switch-stub.ts";
 import { GFP_KERNEL } from "../mm/gfp.ts";
 import { mmgrab } from "../mm/mm.ts";
 import { initMm } from "../mm/mm-struct.ts";

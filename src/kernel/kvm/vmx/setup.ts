@@ -18,7 +18,8 @@ import {
   VMCS,
 } from "../../../hardware/index.ts";
 import { symbolAddress } from "../../boot/kernel-text.ts";
-import { cpuTss, gdtPage, idtTable } from "../../entry/descriptor-tables.ts";
+import { idtTable } from "../../entry/descriptor-tables.ts";
+import { cpuTss, gdtPage } from "../../entry/entry-area.ts";
 import { __KERNEL_CS, __KERNEL_DS, GDT_ENTRY_TSS } from "../../entry/vectors.ts";
 import { readCr3Raw } from "../../mm/cr3.ts";
 import { pa } from "../../mm/layout.ts";

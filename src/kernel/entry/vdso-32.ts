@@ -1,0 +1,19 @@
+// The page of code that 32-bit programs make their fast system calls from (kernel: the vDSO's __kernel_vsyscall). SYSENTER saves no return
+// address, so the kernel returns to one place of this page.
+import { Mm } from "../mm/mm-struct.ts";
+import { current } from "../sched/current.ts";
+import { TaskStruct } from "../sched/task-struct.ts";
+
+/** 32-bit code: push ecx, edx, ebp; mov ebp, esp; sysenter; int 0x80; landing pad: pop ebp, edx, ecx; ret. */
+export const VDSO32_SYSENTER = Uint8Array.of(0x51, 0x52, 0x55, 0x89, 0xe5, 0x0f, 0x34, 0xcd, 0x80, 0x5d, 0x5a, 0x59, 0xc3);
+/** The same for SYSCALL (AMD): ECX goes to EBP, because the instruction takes ECX. */
+export const VDSO32_SYSCALL = Uint8Array.of(0x51, 0x52, 0x55, 0x89, 0xcd, 0x0f, 0x05, 0xcd, 0x80, 0x5d, 0x5a, 0x59, 0xc3);
+/** Behind INT 0x80 (kernel: int80_landing_pad). */
+const LANDING_PAD = 9;
+
+/** Where a fast 32-bit call of the running process returns to; 0 where it has no such page. */
+export function vdso32LandingPad(): number {
+  const { mm } = TaskStruct.at(current());
+  const vdso = Mm.at(mm).vdso32;
+  return vdso === 0 ? 0 : vdso + LANDING_PAD;
+}
