@@ -8,6 +8,7 @@ export * from "./asi/asi-state.ts";
 export { asiExitCount, asiExitsText, asiExitTotal } from "./asi/asi-stats.ts";
 export * from "./asi/asi-struct.ts";
 export { asiEnter, asiExit, asiInCriticalSection, asiIsRelaxed, asiIsRestricted, asiRelax } from "./asi/asi-transition.ts";
+export { PRESET_DIFFERENCES, type PresetDifference } from "./asi/preset-differences.ts";
 export { buildKernelImage, type KernelConfig } from "./boot/kernel-image.ts";
 export type { KernelHooks } from "./boot/kernel-stubs.ts";
 export { symbolAddress, symbolOf } from "./boot/kernel-text.ts";

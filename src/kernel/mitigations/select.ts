@@ -10,7 +10,7 @@ import {
   TSX_CTRL_RTM_DISABLE,
 } from "../../hardware/index.ts";
 import { flushTaints } from "../asi/asi-options.ts";
-import { asiFeature, doBranchHistoryClear, doCpuBufferClear, doL1tfFlush, hasIbpb } from "../asi/asi-state.ts";
+import { asiFeature, asiRfcV2, doBranchHistoryClear, doCpuBufferClear, doL1tfFlush, hasIbpb } from "../asi/asi-state.ts";
 import { asiUserspace } from "../asi/asi-user.ts";
 import { commandLineChoice } from "../boot/command-line.ts";
 import { rsbVmexit, switchVcpuIbpb } from "../kvm/kvm-struct.ts";
@@ -74,7 +74,8 @@ export function selectAsiFlushes(): void {
   // FLUSH_CMD overwrites the fill buffers too where MDS and its microcode are there: VERW is for the CPUs that do not flush so.
   const coversBuffers = flushesL1d && bootCpuHas("FLUSH_L1D");
   const canSampleBuffers = bootCpuHasBug("MDS") || (bootCpuHasBug("TAA") && bootCpuHas("RTM") && !isSelected("TSX_DISABLED"));
-  if (canSampleBuffers && bootCpuHas("MD_CLEAR") && !coversBuffers) doCpuBufferClear.set(1);
+  // As posted a data flush is the L1D flush alone.
+  if (canSampleBuffers && bootCpuHas("MD_CLEAR") && !coversBuffers && !asiRfcV2.isEnabled()) doCpuBufferClear.set(1);
   if (asiFeature.isEnabled() && flushTaints.key.isEnabled()) followTaints();
 }
 

@@ -21,7 +21,7 @@ import {
   RFLAGS_IF,
   type VirtAddr,
 } from "../../hardware/index.ts";
-import { asiEnabled } from "../asi/asi-state.ts";
+import { asiEnabled, asiRfcV2 } from "../asi/asi-state.ts";
 import { Asi } from "../asi/asi-struct.ts";
 import { asiExit } from "../asi/asi-transition.ts";
 import { type PtRegs, userMode } from "../entry/pt-regs.ts";
@@ -76,15 +76,16 @@ export function handlePageFault(regs: PtRegs, errorCode: number, address: VirtAd
  * series, what the tables cannot allow is told apart, or it would be tried for ever (S6): reserved bits; a read that a present mapping
  * refused (SMAP); a fetch from a user page (SMEP).
  */
-function kernelAccessOk(errorCode: number, address: VirtAddr, cr3: Cr3): boolean {
-  if ((errorCode & PF_RSVD) !== 0) return false;
-  if ((errorCode & (PF_PROT | PF_WRITE | PF_INSTR)) === PF_PROT) return false;
+export function kernelAccessOk(errorCode: number, address: VirtAddr, cr3: Cr3): boolean {
+  const isPosted = asiRfcV2.isEnabled();
+  if ((errorCode & PF_RSVD) !== 0 && !isPosted) return false;
+  if ((errorCode & (PF_PROT | PF_WRITE | PF_INSTR)) === PF_PROT && !isPosted) return false;
   const found = lookupAddress(cr3Root(cr3), address);
   if (!isPresent(found)) return false;
   if ((errorCode & PF_WRITE) !== 0) return (found.low & PTE_WRITE) !== 0;
   if ((errorCode & PF_INSTR) === 0) return true;
   if ((found.high & PTE_NX_HIGH) !== 0) return false;
-  return (found.low & PTE_USER) === 0 || (cpu.readCr4() & CR4_SMEP) === 0;
+  return isPosted || (found.low & PTE_USER) === 0 || (cpu.readCr4() & CR4_SMEP) === 0;
 }
 
 /** Kernel: the trace point of ASI faults: who touched what is not mapped in restricted address spaces, in which task. */
