@@ -72,6 +72,7 @@ export const TRACE_USER_RETURN = 17;
 export const TRACE_ASI_FAULT = 18;
 export const TRACE_TLB_KEPT = 19;
 export const TRACE_RETURN_STACK_FILLED = 20;
+export const TRACE_PROCESS_NOT_STARTED = 21;
 /** What took a range of addresses away is done: no translation made before may be used from here on (S8). */
 export const TRACE_UNMAPPED = 30;
 export const TRACE_L1D_FLUSH = 40;
@@ -98,6 +99,7 @@ export const TRACE_EVENTS: ReadonlyMap<number, TraceEvent> = new Map([
   [TRACE_BOOT_DONE, { name: "boot done", values: ["cpus"] }],
   [TRACE_VM_ENTRY, { name: "VM entry", values: ["vcpu"] }],
   [TRACE_VM_EXIT, { name: "VM exit", values: ["exit reason"] }],
+  [TRACE_PROCESS_NOT_STARTED, { name: "process not started", values: ["index in the configuration", "error"] }],
   [TRACE_PROCESS_EXIT, { name: "process exit", values: ["pid", "exit code"] }],
   [TRACE_WARN, { name: "warning", values: ["number (WARNINGS)"] }],
   [TRACE_UNMAPPED, { name: "addresses taken away", values: ["mm (0: kernel addresses)", "start", "end"] }],

@@ -11,6 +11,7 @@ import {
   TaskStruct,
   TRACE_BOOT_DONE,
   TRACE_PROCESS_EXIT,
+  TRACE_PROCESS_NOT_STARTED,
 } from "../kernel/index.ts";
 import { type Gear, type RunResult, SimulatedMachine } from "../machine/index.ts";
 import { VICTIM_PUPPET, VMM_PUPPET, type VmmEnding, victim, vmmPuppet } from "../vmm/index.ts";
@@ -49,6 +50,8 @@ export class Simulation {
   readonly ledger: Ledger;
   /** How each monitor said that its guest ended, by the monitor's pid. */
   readonly endings = new Map<number, VmmEnding>();
+  /** The first process that the kernel could not start, and why (an error number); undefined if all were. */
+  notStarted: { readonly name: string; readonly error: number } | undefined;
   /** Simulated cycles at the end of the kernel's boot; undefined before. */
   bootCycles: number | undefined;
   private readonly check: SimulatedCheck | undefined;
@@ -126,6 +129,7 @@ export class Simulation {
       trace: (event, a, b, c) => {
         this.ledger.trace(event, a, b, c);
         if (event === TRACE_PROCESS_EXIT) this.onExit(a, b);
+        else if (event === TRACE_PROCESS_NOT_STARTED) this.onNotStarted(options.processes[a], b);
         else if (event === TRACE_BOOT_DONE) this.bootCycles = this.machine.now;
         options.watch?.(event, a, b, c);
       },
@@ -133,6 +137,12 @@ export class Simulation {
       freed: (kind, address, bytes) => book.freed(kind, address, bytes),
       print: (text) => options.log?.(text),
     };
+  }
+
+  /** The pids of the others would not be what a run expects: it ends here. */
+  private onNotStarted(process: ProcessConfig | undefined, error: number): void {
+    this.notStarted ??= { name: process?.name ?? "", error };
+    this.machine.stop({ kind: "idle" });
   }
 
   private onExit(pid: number, status: number): void {

@@ -77,7 +77,7 @@ import { RunQueue, runQueueAt, runqueues } from "../sched/run-queue.ts";
 import { forkIdle, initBootTask, initTask } from "../sched/task.ts";
 import { TaskStruct, THREAD_SIZE } from "../sched/task-struct.ts";
 import { calibrateTsc, setupTimer } from "../sched/tick.ts";
-import { printk, TRACE_BOOT_DONE, trace } from "../trace.ts";
+import { printk, TRACE_BOOT_DONE, TRACE_PROCESS_NOT_STARTED, trace } from "../trace.ts";
 import { initialStack, SECONDARY_STARTUP_SYMBOL } from "./boot-stubs.ts";
 import { bootCommandLine, saveCommandLine } from "./command-line.ts";
 import type { KernelConfig } from "./kernel-image.ts";
@@ -130,9 +130,11 @@ export function startKernel(config: KernelConfig): void {
   cpu.enableInterrupts();
   populateRootfs();
   config.lateInitcall?.();
-  for (const process of config.processes) {
+  for (const [index, process] of config.processes.entries()) {
     const failed = startProcess(process);
-    assert(failed === 0, () => `cannot start ${process.name}: error ${failed}`);
+    if (failed === 0) continue;
+    printk(`Failed to execute ${process.program ?? process.name} (error ${failed})`);
+    trace(TRACE_PROCESS_NOT_STARTED, index, failed);
   }
   trace(TRACE_BOOT_DONE, cpus);
   cpuStartupEntry();
