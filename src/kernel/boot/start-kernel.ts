@@ -68,6 +68,7 @@ import {
   selectAsiFlushes,
 } from "../mitigations/select.ts";
 import { loadSwapperPgDir, mmCoreInit, setupArchMemory } from "../mm/boot-memory.ts";
+import { freeInitmem } from "../mm/init-memory.ts";
 import { va } from "../mm/layout.ts";
 import { nrCpuIds, onlineCpus, perCpuBase, setCpuOnline, setupPerCpuAreas } from "../mm/percpu.ts";
 import { initializeTlbstateAndFlush } from "../mm/tlb.ts";
@@ -129,6 +130,7 @@ export function startKernel(config: KernelConfig): void {
   if (error !== 0) printk(`kvm: not available (${error})`);
   cpu.enableInterrupts();
   populateRootfs();
+  freeInitmem();
   config.lateInitcall?.();
   for (const [index, process] of config.processes.entries()) {
     const failed = startProcess(process);

@@ -15,6 +15,7 @@ import {
   word,
 } from "../../hardware/index.ts";
 import { KERNEL_DATA_BYTES, KERNEL_DATA_PHYSICAL, KERNEL_TEXT_PHYSICAL, staticStruct } from "../static-data.ts";
+import { KERNEL_TEXT_BYTES } from "./boot-memory.ts";
 import { va } from "./layout.ts";
 
 const Memblock = struct("memblock", {
@@ -61,6 +62,7 @@ export function memblockFreeRanges(): readonly (readonly [Pfn, Pfn])[] {
   const view = Memblock.at(memblock);
   return [
     [pfnOf(LOW_MEMORY_RESERVED as PhysAddr), pfnOf(KERNEL_TEXT_PHYSICAL as PhysAddr)],
+    [pfnOf((KERNEL_TEXT_PHYSICAL + KERNEL_TEXT_BYTES) as PhysAddr), pfnOf(KERNEL_DATA_PHYSICAL as PhysAddr)],
     [pfnOf((view.next + 4095) as PhysAddr), pfnOf(view.limit as PhysAddr)],
   ];
 }

@@ -5,6 +5,7 @@ import { spinLockIrqsave, spinUnlockIrqrestore } from "../spinlock.ts";
 import { shouldFailAlloc } from "./fail-alloc.ts";
 import { NR_CPUS, va } from "./layout.ts";
 import { memblockAlloc } from "./memblock.ts";
+import { allocFromChunks, findRoom, freeToChunks, objectGranules, releaseGranules, takeGranules } from "./percpu-chunk.ts";
 import { cpuOnlineMask, PERCPU_GRANULE_BYTES, PERCPU_GRANULES, PERCPU_UNIT_BYTES, PerCpuAreas, perCpuAreas } from "./percpu-struct.ts";
 
 /** Makes the areas of `cpus` CPUs (kernel: `setup_per_cpu_areas()`). */
@@ -37,52 +38,45 @@ export function onlineCpus(): number {
 }
 
 /**
- * Zeroed memory of `bytes` bytes in every CPU's area (kernel: `alloc_percpu()`). @returns its offset from `perCpuBase`, or 0 when there
- * is no room. Aligned to a cache line.
+ * Zeroed memory of `bytes` bytes in every CPU's area, in the boot chunk or behind it (kernel: `alloc_percpu()`). May block. @returns its
+ * offset from `perCpuBase`, or 0 when there is no memory. Aligned to a cache line; at most one unit.
  */
 export function allocPercpu(bytes: number): number {
   if (shouldFailAlloc()) return 0;
   const areas = PerCpuAreas.at(perCpuAreas);
   const granules = Math.ceil(bytes / PERCPU_GRANULE_BYTES);
   const flags = spinLockIrqsave(areas.lock);
-  const first = findRoom(granules);
-  if (first >= 0) {
-    for (let i = first; i < first + granules; i++) areas.used.set(i >>> 5, areas.used.get(i >>> 5) | (1 << (i & 31)));
-    const last = first + granules - 1;
-    areas.last.set(last >>> 5, areas.last.get(last >>> 5) | (1 << (last & 31)));
-  }
+  const first = findRoom(areas, PERCPU_GRANULES, granules);
+  if (first >= 0) takeGranules(areas, first, granules);
   spinUnlockIrqrestore(areas.lock, flags);
-  return first < 0 ? 0 : PER_CPU_STATIC_BYTES + first * PERCPU_GRANULE_BYTES;
+  const offset = first < 0 ? allocFromChunks(granules) : PER_CPU_STATIC_BYTES + first * PERCPU_GRANULE_BYTES;
+  if (offset !== 0 && cpu.isLive) cpu.observer.allocated?.("percpu", offset as VirtAddr, bytes);
+  return offset;
 }
 
-/** Gives back what `allocPercpu` gave, cleared on every CPU (kernel: `free_percpu()`). */
+/** Gives back what `allocPercpu` gave, cleared on every CPU (kernel: `free_percpu()`). May block. 0 is fine. */
 export function freePercpu(offset: number): void {
+  if (offset === 0) return;
+  const areas = PerCpuAreas.at(perCpuAreas);
+  const { count } = areas;
+  // Cleared while it is still its owner's: from the moment it is free it may be given out.
+  const clear = (bytes: number): void => {
+    for (let id = 0; id < count; id++) cpu.fill(addVirt(areas.base.get(id), offset), 0, bytes);
+    if (cpu.isLive) cpu.observer.freed?.("percpu", offset as VirtAddr, bytes);
+  };
+  const isFreed = offset > 0 && offset < PERCPU_UNIT_BYTES ? freeToBootChunk(offset, clear) : freeToChunks(offset, clear);
+  assert(isFreed, () => `free_percpu() of offset ${offset}, which is not allocated`);
+}
+
+function freeToBootChunk(offset: number, clear: (bytes: number) => void): boolean {
   const areas = PerCpuAreas.at(perCpuAreas);
   const first = (offset - PER_CPU_STATIC_BYTES) / PERCPU_GRANULE_BYTES;
   const flags = spinLockIrqsave(areas.lock);
-  let end = first;
-  for (let isLast = false; !isLast; end++) {
-    const bit = 1 << (end & 31);
-    const used = areas.used.get(end >>> 5);
-    assert((used & bit) !== 0, () => `free_percpu() of offset ${offset}, which is not allocated`);
-    isLast = (areas.last.get(end >>> 5) & bit) !== 0;
-    areas.used.set(end >>> 5, used & ~bit);
-    areas.last.set(end >>> 5, areas.last.get(end >>> 5) & ~bit);
+  const granules = objectGranules(areas, first);
+  if (granules > 0) {
+    clear(granules * PERCPU_GRANULE_BYTES);
+    releaseGranules(areas, first, granules);
   }
-  const { count } = areas;
-  for (let id = 0; id < count; id++) cpu.fill(addVirt(areas.base.get(id), offset), 0, (end - first) * PERCPU_GRANULE_BYTES);
   spinUnlockIrqrestore(areas.lock, flags);
-}
-
-/** First of `granules` free granules in a row, or -1. Under the lock. */
-function findRoom(granules: number): number {
-  const { used } = PerCpuAreas.at(perCpuAreas);
-  let run = 0;
-  let bits = 0;
-  for (let i = 0; i < PERCPU_GRANULES; i++) {
-    if ((i & 31) === 0) bits = used.get(i >>> 5);
-    run = (bits & (1 << (i & 31))) === 0 ? run + 1 : 0;
-    if (run === granules) return i - granules + 1;
-  }
-  return -1;
+  return granules > 0;
 }

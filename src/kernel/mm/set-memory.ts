@@ -52,6 +52,8 @@ interface Change {
   /** Only split, down to single pages (kernel: force_split). */
   readonly mustSplit: boolean;
 }
+/** A range with the other addresses of its frames, without them, or as such another address. */
+type Reach = "with aliases" | "alone" | "alias";
 const NO_CHANGE: Change = { set: 0, clear: 0, setNx: false, clearNx: false, mustSplit: false };
 
 /** Makes pages read-only (kernel: `set_memory_ro()`). As all below: page-aligned kernel addresses, interrupts on. @returns 0; ENOMEM: to split */
@@ -94,10 +96,10 @@ export function setMemory4k(address: VirtAddr, pages: number): 0 | Errno {
 function changePageAttr(address: VirtAddr, pages: number, change: Change): 0 | Errno {
   assert(isPageAligned(address) && address < 0, () => `change_page_attr: not a kernel page: ${hex(address)}`);
   // Rights to execute are the alias's own: text is executable at one address alone.
-  const hasAliases = (change.set | change.clear) !== 0;
+  const reach = (change.set | change.clear) !== 0 ? "with aliases" : "alone";
   const { lock } = CpaLock.at(cpaLock);
   spinLock(lock);
-  const error = changeRange(address, pages * PAGE_SIZE, change, hasAliases);
+  const error = changeRange(address, pages * PAGE_SIZE, change, reach);
   spinUnlock(lock);
   flushTlbAll();
   if (takesAway(change)) trace(TRACE_UNMAPPED, 0, address, address + pages * PAGE_SIZE);
@@ -109,15 +111,19 @@ function takesAway(change: Change): boolean {
 }
 
 /** Changes `[address, address + bytes)` leaf by leaf, and the aliases of each. Under the lock. */
-function changeRange(address: VirtAddr, bytes: number, change: Change, hasAliases: boolean): 0 | Errno {
+function changeRange(address: VirtAddr, bytes: number, change: Change, reach: Reach): 0 | Errno {
   const { pgd } = Mm.at(initMm);
   let at = 0;
   while (at < bytes) {
     const here = addVirt(address, at);
     const found = lookupAddress(pgd, here);
-    if (found.low === 0 && found.high === 0) return EFAULT;
     const size = levelSize(found.level);
     const inside = here - Math.floor(here / size) * size;
+    if (found.low === 0 && found.high === 0) {
+      if (reach !== "alias") return EFAULT;
+      at += size - inside; // an alias that was taken away has no rights to change
+      continue;
+    }
     const isWhole = inside === 0 && bytes - at >= size;
     if (found.level > 1 && (!isWhole || change.mustSplit)) {
       if (!splitLargeLeaf(found, allocKernelTable, freeTable)) return ENOMEM;
@@ -125,7 +131,7 @@ function changeRange(address: VirtAddr, bytes: number, change: Change, hasAliase
     }
     changeLeaf(here, found, change);
     at += size;
-    const error = hasAliases ? changeAliases(here, physicalOf(found), size, change) : 0;
+    const error = reach === "with aliases" ? changeAliases(here, physicalOf(found), size, change) : 0;
     if (error !== 0) return error;
   }
   return 0;
@@ -194,12 +200,12 @@ function writeRights(there: Translation, low: number, high: number): void {
 /** The direct map and the kernel image, where they map the frames too (kernel: `cpa_process_alias()`). */
 function changeAliases(address: VirtAddr, frame: PhysAddr, bytes: number, change: Change): 0 | Errno {
   if (!isDirectMap(address)) {
-    const error = changeRange(va(frame), bytes, change, false);
+    const error = changeRange(va(frame), bytes, change, "alias");
     if (error !== 0) return error;
   }
   const image = imageAlias(frame);
   if (image === 0 || image === address) return 0;
-  return changeRange(image, bytes, change, false);
+  return changeRange(image, bytes, change, "alias");
 }
 
 function isDirectMap(address: VirtAddr): boolean {
