@@ -141,7 +141,8 @@ const unwritable = join(scratch, "no-such-folder", "ledger.json");
 copyFileSync(guest("hello"), join(scratch, "fine.elf"));
 
 const BAD: readonly { readonly what: string; readonly args: readonly string[]; readonly says: RegExp }[] = [
-  { what: "an unknown command", args: ["rnu"], says: /unknown command rnu; one of demo, run, attack, map, cpus/ },
+  { what: "an unknown command", args: ["rnu"], says: /unknown command rnu; one of demo, run, attack, map, explain, cpus/ },
+  { what: "an unknown topic", args: ["explain", "asi"], says: /explain: asi: one of rfc-v2, cordon-fast is accepted/ },
   { what: "no guest", args: ["run"], says: /takes one guest image \(none given\)/ },
   { what: "two guests", args: ["run", notElf, notElf], says: /takes one guest image \(2 given/ },
   { what: "a file that is not there", args: ["run", missing], says: /missing\.elf: cannot be read: no such file/ },
@@ -259,4 +260,14 @@ test("map --at a cycle that never comes says so", () => {
   const result = cordon("map", twoGuests, "--at", "999999999999");
   equal(result.status, 1);
   match(result.stderr, /had ended before that cycle/);
+});
+
+test("explain names every difference with its consequence and a command, and every option", () => {
+  const differences = cordon("explain", "rfc-v2");
+  equal(differences.status, 0);
+  equal(differences.stdout.match(/^ {2}consequence /gm)?.length, differences.stdout.match(/^[a-z-]+ \(patch \d\d; /gm)?.length);
+  for (const [, command = ""] of differences.stdout.matchAll(/^ {2}see it +npm test -- (\S+)$/gm))
+    ok(existsSync(join(root, "dist", "src", `${command}.test.js`)), command);
+  const options = cordon("explain", "cordon-fast").stdout;
+  match(options, /^cordon\.noflush +off +off +on /m);
 });

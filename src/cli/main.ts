@@ -21,6 +21,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     summary: "the restricted and unrestricted address spaces of a running scenario, side by side",
     run: async (args) => (await import("./map.ts")).map(args),
   },
+  explain: { summary: "what the presets differ in, and what it means", run: async (args) => (await import("./explain.ts")).explain(args) },
   cpus: { summary: "the CPU models: bugs, features, geometry", run: async (args) => (await import("./cpus.ts")).cpus(args) },
 };
 

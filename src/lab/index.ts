@@ -1,4 +1,4 @@
-export { PRESETS, type Preset, TRACE_PROCESS_EXIT } from "../kernel/index.ts";
+export { ASI_OPTIONS, PRESET_DIFFERENCES, PRESETS, type Preset, TRACE_PROCESS_EXIT } from "../kernel/index.ts";
 export { type AddressMap, addressMaps, loadedSpaces, type MapRow, type PageCount } from "./address-map.ts";
 export { CONTROL_MEANINGS, CONTROL_NAMES, type ControlName } from "./attack/controls.ts";
 export {
