@@ -11,7 +11,9 @@ export {
   SECRET_BYTES,
 } from "./attack/scenario.ts";
 export { type CheckConfig, type CheckReport, checkKvmRun } from "./check/index.ts";
+export { packCpio } from "./cpio.ts";
 export { type GuestRun, type GuestRunOptions, parseGuestImage, runGuest } from "./guest-run.ts";
+export { type HostRun, type HostRunOptions, runHost } from "./host-run.ts";
 export type { ExitRow, LedgerReport, LedgerRow } from "./ledger.ts";
 export { parseScenario, type Scenario, type ScenarioGuest, type ScenarioProgram } from "./scenario/scenario-file.ts";
 export {

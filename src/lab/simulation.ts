@@ -35,7 +35,9 @@ export interface SimulationOptions {
   /** Evaluates S1 to S10 before every step of the kernel and every entry to user code or a guest. */
   readonly check?: boolean;
   /** Console output of the processes, byte by byte. */
-  readonly console?: (byte: number) => void;
+  readonly console?: (byte: number, port: number) => void;
+  /** The initial RAM disk: files of the RAM file system (cpio.ts). */
+  readonly initrd?: Uint8Array;
   /** Lines of the kernel log. */
   readonly log?: (line: string) => void;
   /** Sees every trace event, after the ledger. */
@@ -91,6 +93,7 @@ export class Simulation {
       commandLine: options.commandLine,
       observer,
       console: options.console ?? (() => undefined),
+      ...(options.initrd === undefined ? {} : { initrd: options.initrd }),
     });
     this.view = new KernelView(this.machine.memory);
     this.check = options.check === true ? new SimulatedCheck(this.machine, observer, { isCollecting: true }) : undefined;

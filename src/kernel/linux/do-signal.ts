@@ -33,7 +33,7 @@ export function archDoSignalOrRestart(isSyscall: boolean): void {
   handleSignal(delivered);
 }
 
-/** No program can name a handler yet: rt_sigaction() comes with the frames. */
+/** A handler gets no frame yet: the process ends instead. */
 function handleSignal(delivered: DeliveredSignal): void {
   forceSig(SIGSEGV, `no frame for signal ${delivered.signal}`);
 }
