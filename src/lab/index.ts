@@ -15,6 +15,7 @@ export { packCpio } from "./cpio.ts";
 export { type GuestRun, type GuestRunOptions, parseGuestImage, runGuest } from "./guest-run.ts";
 export { type HostRun, type HostRunOptions, runHost } from "./host-run.ts";
 export type { ExitRow, LedgerReport, LedgerRow } from "./ledger.ts";
+export { measureOptions, OPERATIONS, type OptionCounts, type OptionRow, optionsTable } from "./options-table.ts";
 export { parseScenario, type Scenario, type ScenarioGuest, type ScenarioProgram } from "./scenario/scenario-file.ts";
 export {
   type ScenarioEnd,

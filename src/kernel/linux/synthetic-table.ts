@@ -1,5 +1,6 @@
 // The files whose text the kernel writes when they are opened: statistics and vulnerabilities (sysfs, procfs, debugfs). A line here is
 // all that such a file needs: its path, and a function that says what it holds now.
+import { asiExitsText } from "../asi/asi-stats.ts";
 import { nrFreePages } from "../mm/page-alloc.ts";
 import { onlineCpus } from "../mm/percpu.ts";
 
@@ -23,5 +24,6 @@ function cpuList(mask: number): string {
 
 export const SYNTHETIC_FILES: readonly SyntheticFile[] = [
   { path: "/sys/devices/system/cpu/online", text: () => cpuList(onlineCpus()) },
+  { path: "/sys/kernel/debug/asi/exits", text: asiExitsText },
   { path: "/proc/meminfo", text: () => `MemFree:        ${String(nrFreePages() * 4).padStart(8)} kB\n` },
 ];
