@@ -18,6 +18,12 @@ export const BOOT_INITRD_BYTES = 0x9018;
 export const BOOT_COMMAND_LINE = 0x9100;
 /** Mailbox. u16 at +0: command (1 = wake up; firmware writes 0 when done); u32 at +4: APIC id; u64 at +8: virtual address of the entry. */
 export const BOOT_WAKEUP_MAILBOX = 0xa000;
+/**
+ * Firmware ACPI control structure, with the field that matters: u64 at +24, where the boot CPU goes on after sleep state S3. It is in 64-bit
+ * mode then, as a CPU that starts: the address is virtual, as the mailbox's.
+ */
+export const BOOT_FACS = 0xb000;
+export const FACS_WAKING_VECTOR = 24;
 /** RAM below this is firmware's: reserved, never allocated, holds no secrets (a zero page-table entry names frame 0). */
 export const LOW_MEMORY_RESERVED = 0x100000;
 /** Symbol of the page tables in the image with which every CPU starts. */

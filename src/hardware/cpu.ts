@@ -288,6 +288,15 @@ export abstract class LogicalCpu {
     this.path.record(0);
   }
 
+  /**
+   * Step: gives the CPU back to the firmware (in ACPI's words, it plays dead): nothing but memory remembers that it ran, and it does nothing
+   * until the wakeup mailbox starts it anew. Does not return; the running path is forgotten. Interrupts off; not in a guest.
+   */
+  park(): void {
+    this.before();
+    this.rawPark();
+  }
+
   /** Step: PAUSE in a spin loop: other CPUs get their turn first. */
   pause(): void {
     if (this.before()) {
@@ -535,6 +544,8 @@ export abstract class LogicalCpu {
   protected abstract rawSetInterrupts(enabled: boolean): void;
   protected abstract rawReadFlags(): number;
   protected abstract rawHalt(): void;
+  /** Throws SUSPEND, the path dropped. */
+  protected abstract rawPark(): void;
   protected abstract rawPause(): void;
   protected abstract rawReadTsc(): number;
   protected abstract rawCpuid(leaf: number, subleaf: number, register: 0 | 1 | 2 | 3): number;

@@ -163,7 +163,13 @@ export function accessPort(cpu: AssistHost): void {
     return;
   }
   if ((string & IO_IN) !== 0) setAccumulator(fields, width, cpu.io.read(port, width));
-  else cpu.io.write(port, truncated(fields.low(RAX), width));
+  else {
+    // Before the write: what it does may put the CPU elsewhere.
+    const value = truncated(fields.low(RAX), width);
+    cpu.advance();
+    cpu.io.write(port, value);
+    return;
+  }
   cpu.advance();
 }
 

@@ -234,6 +234,7 @@ export abstract class CodeCpu extends TurnCpu {
         return this.trap(kind, site, stackPointer);
       case EXIT_ASSIST:
         this.assist();
+        if (kind !== ROOT && this.board.isStopping) throw SUSPEND;
         return false;
       case EXIT_HALT:
         this.fallAsleep();
@@ -349,6 +350,8 @@ export abstract class CodeCpu extends TurnCpu {
   private sleepOn(kind: Kind): boolean {
     if (this.sleep()) return true;
     if (kind === ROOT) return false;
+    // Another kernel runs inside a path of this one's (kexec), and has nothing more to do.
+    if (kind === STUB && (this.fields.low(CPU_RFLAGS) & RFLAGS_IF) === 0 && this.fields.low(CPU_GUEST_MODE) === 0) this.rawPark();
     assert(kind === STUB && this.fields.low(CPU_GUEST_MODE) !== 0, () => `cpu ${this.id}: HLT in kernel code inside a kernel path`);
     throw SUSPEND;
   }

@@ -134,6 +134,7 @@ export class Msrs {
   private readonly id: number;
   /** Those that only remember what was written: low, high. */
   private kept: Map<number, readonly [number, number]>;
+  private readonly powerUp: ReadonlyMap<number, readonly [number, number]>;
   /** High half of the last value read. */
   high = 0;
 
@@ -154,6 +155,14 @@ export class Msrs {
     ]);
     if (hasFeature(model, "IBRS")) this.kept.set(MSR_IA32_SPEC_CTRL, [0, 0]);
     if (model.archCapabilities.includes("TSX_CTRL_MSR")) this.kept.set(MSR_IA32_TSX_CTRL, [0, 0]);
+    this.powerUp = new Map(this.kept);
+  }
+
+  /** Power-up values. */
+  reset(): void {
+    this.kept = new Map(this.powerUp);
+    for (const field of CORE_MSRS.values()) this.fields.set(field, 0, 0);
+    this.host.speculationControl(0);
   }
 
   save(): ReadonlyMap<number, readonly [number, number]> {

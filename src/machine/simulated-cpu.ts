@@ -106,6 +106,21 @@ export class SimulatedCpu extends MemoryCpu {
     this.perCpuBase = state.perCpuBase;
   }
 
+  /** Forgets everything but memory; where it goes on is its starter's business. This CPU's block is the active one. */
+  reset(): void {
+    this.apic.reset();
+    this.msrs.reset();
+    this.vmxUnit.reset();
+    this.core.flushAllTlb();
+  }
+
+  protected rawPark(): never {
+    this.hasPath = false;
+    this.isAsleep = false;
+    this.isOnline = false;
+    throw SUSPEND;
+  }
+
   // ---------------------------------------------------------------- control registers, MSRs, TLB
 
   protected rawReadControl(register: 0 | 2 | 3 | 4): number {

@@ -5,6 +5,7 @@ import {
   BOOT_COMMAND_LINE,
   BOOT_COMMAND_LINE_LENGTH,
   BOOT_CPUS,
+  BOOT_FACS,
   BOOT_INITRD,
   BOOT_INITRD_BYTES,
   BOOT_MEMORY_BYTES,
@@ -14,6 +15,7 @@ import {
   type Cr3,
   cpuId,
   EARLY_PAGE_TABLE_SYMBOL,
+  FACS_WAKING_VECTOR,
   type KernelImage,
   memoryEvents,
   type Observer,
@@ -74,6 +76,8 @@ const SIBLING_QUANTUM = 200;
 const MAILBOX_QUANTUM = 20_000;
 /** Cycles that an interrupt message travels. */
 const MESSAGE_CYCLES = 200;
+/** Cycles from falling asleep in S3 to the waking vector. */
+const SLEEP_CYCLES = 1_000_000;
 const MAILBOX_WAKE_UP = 1;
 const MAX_COMMAND_LINE = 2048;
 
@@ -112,6 +116,7 @@ export class SimulatedMachine implements Board {
     this.io = new IoBus({
       console: options.console ?? (() => undefined),
       exit: (status) => this.stop({ kind: "exit", status }),
+      suspendToRam: () => this.suspendToRam(),
     });
     this.stubReturnAddress = this.symbolOf(STUB_RETURN);
     this.stubReturn = this.physicalOfText(this.stubReturnAddress);
@@ -261,11 +266,24 @@ export class SimulatedMachine implements Board {
     this.start(cpu, memory.readWord(physAddr(BOOT_WAKEUP_MAILBOX + 8)), this.now);
   }
 
+  /**
+   * Sleep state S3, entered by the running CPU when all others are parked: it forgets all but memory. Something wakes the machine at once,
+   * and the CPU stands at the waking vector.
+   */
+  private suspendToRam(): void {
+    const cpu = this.cpus[this.fields.low(CPU_CPU_ID)];
+    assert(cpu !== undefined, () => "S3 without a running CPU");
+    for (const other of this.cpus) assert(other === cpu || !other.isOnline, () => `S3 while cpu ${other.id} runs`);
+    this.core.resetCaches();
+    this.start(cpu, this.memory.readWord(physAddr(BOOT_FACS + FACS_WAKING_VECTOR)), cpu.now + SLEEP_CYCLES);
+  }
+
   private start(cpu: SimulatedCpu, entry: number, time: number): void {
     const active = this.fields.low(CPU_CPU_ID);
     this.select(cpu);
     startCpu(this.fields, { id: cpu.id, entry, pageTable: this.physicalOfText(this.symbolOf(EARLY_PAGE_TABLE_SYMBOL)) });
     this.core.contextChanged();
+    cpu.reset();
     cpu.now = time;
     cpu.isOnline = true;
     if (active !== cpu.id) this.gearedCore.selectCpu(active);

@@ -126,6 +126,12 @@ export class Vmx {
     this.checked = null;
   }
 
+  /** Out of VMX operation, as after a reset. */
+  reset(): void {
+    this.vmxoff();
+    this.regions.clear();
+  }
+
   get isInOperation(): boolean {
     return this.isOn;
   }

@@ -37,6 +37,16 @@ export class LocalApic {
   deadline = Number.POSITIVE_INFINITY;
   isNmiPending = false;
 
+  /** Power-up state; what is on its way is lost. */
+  reset(): void {
+    this.words.fill(0);
+    this.messages = [];
+    this.spurious = SIVR_RESET;
+    this.lvtTimer = LVT_MASKED;
+    this.deadline = Number.POSITIVE_INFINITY;
+    this.isNmiPending = false;
+  }
+
   get isEnabled(): boolean {
     return (this.spurious & SIVR_APIC_ENABLED) !== 0;
   }

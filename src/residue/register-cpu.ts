@@ -17,6 +17,7 @@ import {
   type Width,
 } from "../hardware/index.ts";
 import { cpuidOf, LocalApic } from "../platform/index.ts";
+import { CoreState } from "./core-state.ts";
 import { MemoryCpu } from "./memory-cpu.ts";
 import { readMsr, writeMsr } from "./model-registers.ts";
 import type { ResidueHost } from "./residue-host.ts";
@@ -114,6 +115,24 @@ export abstract class RegisterCpu extends MemoryCpu {
     state.rflags |= RFLAGS_IF;
     state.isHalted = true;
     this.attend();
+    throw SUSPEND;
+  }
+
+  /** Forgets everything but memory, general registers apart, whose values belong to the code that runs. */
+  reset(): void {
+    const { state } = this;
+    const fresh = new CoreState();
+    fresh.low.set(state.low);
+    fresh.high.set(state.high);
+    fresh.rip = state.rip;
+    state.copyFrom(fresh);
+    this.apic.reset();
+    this.mmu.tlb.invalidateAll(true);
+  }
+
+  protected rawPark(): never {
+    this.reset();
+    this.state.activity = "parked";
     throw SUSPEND;
   }
 

@@ -1,6 +1,7 @@
 // The abstract machine: memory, CPUs, firmware and the turns of the CPUs. It is deterministic: a CPU keeps its turn until its path
 // sleeps or its event ends, then the next one that can get on has its turn.
 import {
+  cpu as ambientCpu,
   assert,
   BOOT_COMMAND_LINE,
   BOOT_COMMAND_LINE_LENGTH,
@@ -31,6 +32,7 @@ import {
 } from "../hardware/index.ts";
 import { IoBus } from "../platform/index.ts";
 import type { GuestModel } from "./guest.ts";
+import { Labels } from "./labels.ts";
 import { type CpuSnapshot, ResidueCpu } from "./residue-cpu.ts";
 import type { ResidueHost } from "./residue-host.ts";
 import { ResiduePath } from "./residue-path.ts";
@@ -189,6 +191,7 @@ export class ResidueMachine {
       exit: (status) => {
         this.exitStatus = status;
       },
+      suspendToRam: () => this.suspendToRam(),
     });
     return {
       cpuCount: options.cpus,
@@ -243,16 +246,32 @@ export class ResidueMachine {
     this.startCpu(0, entry);
   }
 
+  /** Sleep state S3 of the running CPU, and awake again: it forgets all but memory. The stub's effect goes on as the waking code would. */
+  private suspendToRam(): void {
+    const running = this.cpu(ambientCpu.id);
+    for (const other of this.cpus) assert(other === running || other.state.activity === "parked", () => `S3 while cpu ${other.id} runs`);
+    const { activity } = running.state;
+    running.reset();
+    running.labels.copyFrom(new Labels(running.model));
+    this.putBootState(running);
+    running.state.activity = activity;
+  }
+
   private startCpu(index: number, entry: VirtAddr): void {
+    const cpu = this.cpu(index);
+    this.putBootState(cpu);
+    cpu.state.setRegister(7, index);
+    cpu.start(entry);
+  }
+
+  /** The control registers with which firmware hands a CPU over. */
+  private putBootState(cpu: ResidueCpu): void {
     const { image } = this;
     if (image === undefined) fail("no image to start");
     const tables = image.symbols.get(EARLY_PAGE_TABLE_SYMBOL) ?? fail(`the image has no ${EARLY_PAGE_TABLE_SYMBOL}`);
-    const cpu = this.cpu(index);
     cpu.state.cr3 = cr3(physAddr(tables - image.base + image.physicalBase), pcid(0));
     cpu.state.cr4 |= BOOT_CR4;
     cpu.state.cr0 = BOOT_CR0;
-    cpu.state.setRegister(7, index);
-    cpu.start(entry);
   }
 
   /** The wakeup mailbox of the firmware's parked CPUs. */

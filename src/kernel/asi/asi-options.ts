@@ -61,6 +61,8 @@ export const coreSched = option(
   true,
 );
 
+export const asiShutdownHook = option("shutdown_hook", "a plain kexec leaves the restricted address space first", true, false, true);
+
 export const ASI_OPTIONS: readonly AsiOption[] = [
   exitAfterRun,
   switchRestricted,
@@ -71,6 +73,7 @@ export const ASI_OPTIONS: readonly AsiOption[] = [
   noflush,
   ephmap,
   coreSched,
+  asiShutdownHook,
 ];
 
 /** Sets the keys from preset and command line. Boot CPU, before the first domain. */

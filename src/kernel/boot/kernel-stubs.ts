@@ -18,6 +18,7 @@ import { HYPERCALL_STUBS } from "../kvm/hypercall-gadget.ts";
 import { VMX_ENTER_STUBS } from "../kvm/vmx/enter-stub.ts";
 import { flushStubs } from "../mitigations/flush-stubs.ts";
 import { uaccessStubs } from "../mm/uaccess.ts";
+import { KEXEC_STUBS } from "../power/kexec-stub.ts";
 import type { StubProgram } from "../stub-program.ts";
 import { bootStubs, startupStubs } from "./boot-stubs.ts";
 
@@ -58,6 +59,7 @@ export function kernelCode(startKernel: () => void, startSecondary: () => void, 
     ...uaccessStubs,
     ...HYPERCALL_STUBS,
     ...VMX_ENTER_STUBS,
+    ...KEXEC_STUBS,
   ];
   const handlers = new Map<string, () => void>([
     ["start_kernel", startKernel],

@@ -72,6 +72,7 @@ import { freeInitmem } from "../mm/init-memory.ts";
 import { va } from "../mm/layout.ts";
 import { nrCpuIds, onlineCpus, perCpuBase, setCpuOnline, setupPerCpuAreas } from "../mm/percpu.ts";
 import { initializeTlbstateAndFlush } from "../mm/tlb.ts";
+import { reserveCrashkernel } from "../power/kexec-image.ts";
 import { currentTask, topOfStack } from "../sched/current.ts";
 import { cpuStartupEntry } from "../sched/idle.ts";
 import { RunQueue, runQueueAt, runqueues } from "../sched/run-queue.ts";
@@ -80,7 +81,7 @@ import { TaskStruct, THREAD_SIZE } from "../sched/task-struct.ts";
 import { calibrateTsc, setupTimer } from "../sched/tick.ts";
 import { printk, TRACE_BOOT_DONE, TRACE_PROCESS_NOT_STARTED, trace } from "../trace.ts";
 import { initialStack, SECONDARY_STARTUP_SYMBOL } from "./boot-stubs.ts";
-import { bootCommandLine, saveCommandLine } from "./command-line.ts";
+import { bootCommandLine, commandLineOption, saveCommandLine } from "./command-line.ts";
 import type { KernelConfig } from "./kernel-image.ts";
 import { kernelText, symbolAddress } from "./kernel-text.ts";
 
@@ -120,6 +121,8 @@ export function startKernel(config: KernelConfig): void {
   cpuInitExceptionHandling();
   cpuSelectMitigations(commandLine);
   selectAsiFlushes();
+  const crashkernel = commandLineOption(commandLine, "crashkernel");
+  if (crashkernel !== undefined && reserveCrashkernel(crashkernel) !== 0) printk("crashkernel reservation failed");
   calibrateTsc();
   applyAlternatives(kernelText().alternatives);
   syscallInit();

@@ -85,6 +85,11 @@ export function cpuInitExceptionHandling(): void {
   virtual.set(entryStackTop.here(), entryStack);
   if (ptiFeature.isEnabled()) word.set(addVirt(tss, TSS_RSP0), entryStack);
   u16.set(addVirt(tss, TSS_IO_MAP_BASE), TSS_BYTES);
+  reloadDescriptorTables();
+}
+
+/** Loads this CPU's GDT, TSS and IDT: at its start, and when a sleep has forgotten them. The TSS's descriptor is written anew, not busy. */
+export function reloadDescriptorTables(): void {
   writeGdt();
   cpu.loadTable("gdt", gdtPage.here(), GDT_BYTES - 1);
   cpu.callStub("reload_segments");

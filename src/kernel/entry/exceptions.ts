@@ -26,6 +26,7 @@ import { asiExit } from "../asi/asi-transition.ts";
 import { symbolAddress } from "../boot/kernel-text.ts";
 import { forceSig } from "../linux/signal.ts";
 import { handlePageFault } from "../mm/fault.ts";
+import { crashKexec } from "../power/kexec.ts";
 import { topOfStack } from "../sched/current.ts";
 import { EXIT_DOUBLE_FAULT } from "../trace.ts";
 import { FRAME_AND_ERROR_BYTES } from "./entry-switches.ts";
@@ -53,6 +54,7 @@ export interface Exception {
 
 /** Stops the kernel: a bug of ours, or a machine that cannot go on (kernel: `panic()`, `die()`). */
 function die(name: string, regs: PtRegs): never {
+  crashKexec();
   return fail(`kernel ${name}: RIP ${hex(regs.rip)}, error code ${hex(regs.origRax)}, CR2 ${hex(cpu.readCr2())}, RSP ${hex(regs.rsp)}`);
 }
 

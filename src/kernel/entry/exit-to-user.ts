@@ -3,6 +3,7 @@ import { cpu } from "../../hardware/index.ts";
 import { asiEnterUserspace } from "../asi/asi-user.ts";
 import { archDoSignalOrRestart } from "../linux/do-signal.ts";
 import { vmscapeExitToUser } from "../mitigations/vmscape.ts";
+import { tryToFreeze } from "../power/freezer.ts";
 import { current } from "../sched/current.ts";
 import { schedule } from "../sched/schedule.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
@@ -22,6 +23,7 @@ export function exitToUserModePrepare(isSyscall: boolean, decide?: () => void): 
     if (!hasWork) break;
     cpu.enableInterrupts();
     if (signal !== 0) archDoSignalOrRestart(isSyscall);
+    tryToFreeze();
     if (task.needResched !== 0) schedule();
     cpu.disableInterrupts();
   }

@@ -6,11 +6,19 @@ import { asiEnabled } from "../asi/asi-state.ts";
 import { kvmCpuL1tfFlushL1d } from "../kvm/kvm-struct.ts";
 import { vmclearInterrupt } from "../kvm/vmx/hardware.ts";
 import { flushTlbInterrupt } from "../mm/tlb.ts";
+import { rebootInterrupt } from "../power/stop-cpus.ts";
 import { timerInterrupt } from "../sched/tick.ts";
 import { TRACE_IRQ, trace } from "../trace.ts";
 import { idtentry } from "./idtentry.ts";
 import { type PtRegs, userMode } from "./pt-regs.ts";
-import { CALL_FUNCTION_VECTOR, IRQ_WORK_VECTOR, LOCAL_TIMER_VECTOR, RESCHEDULE_VECTOR, SPURIOUS_APIC_VECTOR } from "./vectors.ts";
+import {
+  CALL_FUNCTION_VECTOR,
+  IRQ_WORK_VECTOR,
+  LOCAL_TIMER_VECTOR,
+  REBOOT_VECTOR,
+  RESCHEDULE_VECTOR,
+  SPURIOUS_APIC_VECTOR,
+} from "./vectors.ts";
 
 /** Bookkeeping of a real interrupt (irq_enter, statistics, irq_exit), beyond our steps. Assumed. */
 const INTERRUPT_CYCLES = 300;
@@ -55,6 +63,7 @@ export function interrupts(irqWork: (() => void) | undefined): readonly Interrup
     make(LOCAL_TIMER_VECTOR, "sysvec_apic_timer_interrupt", timerInterrupt),
     make(RESCHEDULE_VECTOR, "sysvec_reschedule_ipi", nothing),
     make(CALL_FUNCTION_VECTOR, "sysvec_call_function", callFunctionInterrupt),
+    make(REBOOT_VECTOR, "sysvec_reboot", rebootInterrupt),
     make(IRQ_WORK_VECTOR, "sysvec_irq_work", irqWork ?? nothing),
     {
       vector: SPURIOUS_APIC_VECTOR,

@@ -3,12 +3,14 @@
 import { cpu, ptr } from "../../hardware/index.ts";
 import { asiIntrEnter, asiIntrExit, asiIntrNestDepth } from "../asi/asi-intr.ts";
 import { asiEnabled } from "../asi/asi-state.ts";
+import { crashNmi } from "../power/stop-cpus.ts";
 import { TRACE_NMI, trace } from "../trace.ts";
 import { PtRegs, userMode } from "./pt-regs.ts";
 
 /** Kernel: `exc_nmi()`. `handler`: what NMIs are for here (kernel: the list of register_nmi_handler()). */
 export function excNmi(handler: (() => void) | undefined): () => void {
   return () => {
+    crashNmi();
     asiIntrEnter();
     const regs = PtRegs.at(ptr<"pt_regs">(cpu.stackPointer()));
     // A page fault in here must not change what a page fault that was interrupted before it read CR2 will find there.

@@ -4,6 +4,7 @@
 export const SPURIOUS_APIC_VECTOR = 0xff;
 export const RESCHEDULE_VECTOR = 0xfd;
 export const CALL_FUNCTION_VECTOR = 0xfc;
+export const REBOOT_VECTOR = 0xf8;
 export const LOCAL_TIMER_VECTOR = 0xec;
 export const IRQ_WORK_VECTOR = 0xf6;
 export const IA32_SYSCALL_VECTOR = 0x80;

@@ -5,6 +5,7 @@ import { addVirt, cpu, type Ptr, RFLAGS_IF } from "../../hardware/index.ts";
 import { exitAfterRun } from "../asi/asi-options.ts";
 import { asiExit } from "../asi/asi-transition.ts";
 import { syscallExit } from "../entry/syscall.ts";
+import { tryToFreeze } from "../power/freezer.ts";
 import { current } from "../sched/current.ts";
 import { mutexUnlock } from "../sched/mutex.ts";
 import { schedule } from "../sched/schedule.ts";
@@ -92,6 +93,7 @@ function xferToGuestModeHandleWork(): 0 | Errno {
       return EINTR;
     }
     if (task.needResched === 0) return 0;
+    tryToFreeze();
     schedule();
   }
 }

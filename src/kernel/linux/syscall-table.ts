@@ -5,6 +5,7 @@ import { NULL, PAGE_SIZE } from "../../hardware/index.ts";
 import { sysPrctl } from "../mitigations/prctl.ts";
 import { doBrk, doMmap, doMunmap } from "../mm/mmap.ts";
 import { doMprotect } from "../mm/mprotect.ts";
+import { sysKexecLoad, sysReboot } from "../power/reboot.ts";
 import { current } from "../sched/current.ts";
 import { schedule } from "../sched/schedule.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
@@ -107,6 +108,8 @@ export const syscallTable: ReadonlyMap<number, Syscall> = new Map<number, Syscal
   [SYS.uname, (to) => process.sysUname(to)],
   [SYS.arch_prctl, (code, address) => process.sysArchPrctl(code, address)],
   [SYS.prctl, sysPrctl],
+  [SYS.reboot, sysReboot],
+  [SYS.kexec_load, sysKexecLoad],
   [SYS.set_tid_address, (address) => process.sysSetTidAddress(address)],
   [SYS.kill, (pid, signal) => signals.sysKill(pid | 0, signal | 0)],
   [SYS.tgkill, (tgid, pid, signal) => signals.sysTgkill(tgid | 0, pid | 0, signal | 0)],

@@ -27,6 +27,11 @@ export function nrCpuIds(): number {
   return PerCpuAreas.at(perCpuAreas).count;
 }
 
+/** Kernel: `set_cpu_online(id, false)`. */
+export function setCpuOffline(id: number): void {
+  cpu.rmw("and", cpuOnlineMask, 4, ~(1 << id) >>> 0);
+}
+
 /** Kernel: `set_cpu_online()`. */
 export function setCpuOnline(id: number): void {
   cpu.rmw("or", cpuOnlineMask, 4, (1 << id) >>> 0);

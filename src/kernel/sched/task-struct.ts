@@ -70,6 +70,8 @@ export const TaskStruct = struct("task_struct", {
   usage: u32,
   /** vCPU that the task has loaded: told when the task is switched away and back (kernel: preempt_notifiers). Its own. */
   preemptNotifier: pointer("kvm_vcpu"),
+  /** The task stands in try_to_freeze(). Its own. */
+  frozen: u32,
   thread: embedded(ThreadStruct),
   files: pointer("files_struct"),
 

@@ -25,7 +25,7 @@ import { pa } from "../../mm/layout.ts";
 import { freePages, getFreePages } from "../../mm/page-alloc.ts";
 import { nrCpuIds, perCpuBase } from "../../mm/percpu.ts";
 import { localIrqRestore, localIrqSave } from "../../spinlock.ts";
-import { currentVmcs, hardwareEnabled, KvmGlobals, kvmGlobals, LoadedVmcs, switchVcpuIbpb, vmxarea } from "../kvm-struct.ts";
+import { currentVmcs, hardwareEnabled, Kvm, KvmGlobals, kvmGlobals, LoadedVmcs, switchVcpuIbpb, VcpuVmx, vmxarea } from "../kvm-struct.ts";
 
 const FEAT_CTL_LOCKED = 1 << 0;
 const FEAT_CTL_VMX_ENABLED_OUTSIDE_SMX = 1 << 2;
@@ -87,6 +87,38 @@ export function vmxEnableVirtualizationCpu(): 0 | Errno {
   }
   hardwareEnabled.set(1);
   return 0;
+}
+
+/** Calls `act` for every VMCS that this CPU has loaded (kernel: loaded_vmcss_on_cpu). */
+function forEachVmcsHere(act: (loaded: Ptr<"loaded_vmcs">) => void): void {
+  for (let kvm = KvmGlobals.at(kvmGlobals).vmList; kvm !== NULL; ) {
+    const view = Kvm.at(kvm);
+    const { onlineVcpus } = view;
+    for (let i = 0; i < onlineVcpus; i++) {
+      const loaded = loadedVmcsAt(view.vcpus.get(i), VcpuVmx.offset.vmcs01);
+      if (LoadedVmcs.at(loaded).cpu === cpu.id) act(loaded);
+    }
+    kvm = view.vmListNext;
+  }
+}
+
+/**
+ * Takes this CPU out of VMX operation, all that it has loaded written back: before it is taken offline, before a suspend, before another
+ * kernel runs on it (kernel: `vmx_disable_virtualization_cpu()`, `kvm_suspend()`). It goes back when it next loads a vCPU.
+ */
+export function vmxDisableVirtualizationCpu(): void {
+  if (hardwareEnabled.get() === 0) return;
+  forEachVmcsHere(loadedVmcsClearHere);
+  emergencyDisableVirtualization();
+}
+
+/** Kernel: `cpu_emergency_disable_virtualization()`: at a crash nothing is written back. Callable in an NMI. */
+export function emergencyDisableVirtualization(): void {
+  if (hardwareEnabled.get() === 0) return;
+  cpu.vmx("vmxoff", pa(vmxarea.get()));
+  cpu.writeCr4((cpu.readCr4() & ~CR4_VMXE) >>> 0);
+  currentVmcs.set(0 as VirtAddr);
+  hardwareEnabled.set(0);
 }
 
 /** Writes the VMCS back from the CPU that holds it, which is this one or none (kernel: `__loaded_vmcs_clear()`). */
