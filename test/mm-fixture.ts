@@ -5,6 +5,7 @@ import { asiGlobalInit, asiGlobalInitPgd } from "../src/kernel/asi/asi-global.ts
 import { asiFeature } from "../src/kernel/asi/asi-state.ts";
 import { ptiFeature } from "../src/kernel/mitigations/feature-keys.ts";
 import { mmCoreInit, setupArchMemory } from "../src/kernel/mm/boot-memory.ts";
+import { ldtStubs } from "../src/kernel/mm/ldt-stubs.ts";
 import { perCpuBase, setCpuOnline, setupPerCpuAreas } from "../src/kernel/mm/percpu.ts";
 import { initializeTlbstateAndFlush } from "../src/kernel/mm/tlb.ts";
 import { uaccessStubs } from "../src/kernel/mm/uaccess.ts";
@@ -22,7 +23,7 @@ export interface MmFixtureOptions {
 /** Boots the kernel's memory on one CPU and runs `body` there as kernel code. */
 export function withMm<T>(body: (machine: ResidueMachine) => T, options: MmFixtureOptions = {}): T {
   const { memoryBytes = 64 * 2 ** 20, asi = false, pti = false, observer = silentObserver } = options;
-  return onBareMachine({ memoryBytes, observer, stubs: uaccessStubs }, (machine) => {
+  return onBareMachine({ memoryBytes, observer, stubs: [...uaccessStubs, ...ldtStubs] }, (machine) => {
     asiFeature.set(asi ? 1 : 0);
     ptiFeature.set(pti ? 1 : 0);
     setupArchMemory();

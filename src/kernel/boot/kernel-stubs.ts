@@ -17,6 +17,7 @@ import { syscallStubs } from "../entry/syscall-stubs.ts";
 import { HYPERCALL_STUBS } from "../kvm/hypercall-gadget.ts";
 import { VMX_ENTER_STUBS } from "../kvm/vmx/enter-stub.ts";
 import { flushStubs } from "../mitigations/flush-stubs.ts";
+import { ldtStubs } from "../mm/ldt-stubs.ts";
 import { uaccessStubs } from "../mm/uaccess.ts";
 import { KEXEC_STUBS } from "../power/kexec-stub.ts";
 import type { StubProgram } from "../stub-program.ts";
@@ -57,6 +58,7 @@ export function kernelCode(startKernel: () => void, startSecondary: () => void, 
     switchToAsm,
     ...flushStubs,
     ...uaccessStubs,
+    ...ldtStubs,
     ...HYPERCALL_STUBS,
     ...VMX_ENTER_STUBS,
     ...KEXEC_STUBS,

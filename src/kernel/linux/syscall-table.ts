@@ -3,6 +3,7 @@
 import { CLOCK_MONOTONIC, EBADF, EINVAL, ENOMEM, isErr, MAP_ANONYMOUS, O_CREAT, O_TRUNC, O_WRONLY, SYS } from "../../abi/index.ts";
 import { NULL, PAGE_SIZE } from "../../hardware/index.ts";
 import { sysPrctl } from "../mitigations/prctl.ts";
+import { sysModifyLdt } from "../mm/ldt.ts";
 import { doBrk, doMmap, doMunmap } from "../mm/mmap.ts";
 import { doMprotect } from "../mm/mprotect.ts";
 import { sysKexecLoad, sysReboot } from "../power/reboot.ts";
@@ -91,6 +92,7 @@ export const syscallTable: ReadonlyMap<number, Syscall> = new Map<number, Syscal
   [SYS.munmap, sysMunmap],
   [SYS.mprotect, sysMprotect],
   [SYS.brk, (address) => doBrk(TaskStruct.at(current()).mm, address)],
+  [SYS.modify_ldt, (what, at, bytes) => sysModifyLdt(TaskStruct.at(current()).mm, what, at, bytes)],
   [SYS.fork, () => kernelClone(forkArgs())],
   [SYS.vfork, () => kernelClone(vforkArgs())],
   [SYS.clone, (flags, stack, parentTid, childTid, tls) => kernelClone(cloneArgs(flags, stack, parentTid, childTid, tls))],

@@ -57,7 +57,8 @@ test("only cr3.ts touches CR3, and the raw ways are taken where the specificatio
   for (const name of readdirSync(kernel, { recursive: true, encoding: "utf8" })) {
     if (!name.endsWith(".ts") || name.endsWith(".test.ts")) continue;
     const text = readFileSync(new URL(name, kernel), "utf8");
-    if (name !== "mm/cr3.ts") assert.doesNotMatch(text, /cpu\.(?:read|write)Cr3\(/, name);
+    // Entry code has no choice: it is what switches between the kernel's and the user's tables (PTI, hence without ASI).
+    if (name !== "mm/cr3.ts" && name !== "entry/entry-switches.ts") assert.doesNotMatch(text, /cpu\.(?:read|write)Cr3\(/, name);
     if (/\b(?:read|write)Cr3Raw\(/.test(text)) raw.add(name);
   }
   // Transitions; a switch of mm, which forbids an exit; the page-fault path; the flush, after its exit; a guess for a VMCS; first tables.

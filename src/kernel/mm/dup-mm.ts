@@ -6,6 +6,7 @@ import { kvmMmuNotifierInvalidateEnd, kvmMmuNotifierInvalidateStart } from "../k
 import { getFile } from "../linux/file.ts";
 import { spinLock, spinUnlock } from "../spinlock.ts";
 import { TASK_SIZE_MAX } from "./layout.ts";
+import { ldtDupContext } from "./ldt.ts";
 import { mmAlloc, mmput } from "./mm.ts";
 import { Mm, type MmPtr, VM_SHARED, VmArea, type VmaPtr } from "./mm-struct.ts";
 import { getPage } from "./page-alloc.ts";
@@ -29,8 +30,9 @@ export function dupMm(old: MmPtr): MmPtr | Errno {
   const to = Mm.at(mm);
   to.startBrk = from.startBrk;
   to.brk = from.brk;
-  const error = dupMmap(mm, old);
+  const areas = dupMmap(mm, old);
   spinUnlock(from.mmapLock);
+  const error = areas === 0 ? ldtDupContext(old, mm) : areas;
   if (error === 0) return mm;
   mmput(mm);
   return error;

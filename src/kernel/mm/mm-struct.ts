@@ -35,6 +35,10 @@ export const Mm = struct("mm_struct", {
   /** Guards the reference counts and roots of `asi`. Taken with interrupts on. */
   asiInitLock: spinlock,
   asi: array(embedded(Asi), ASI_MAX_NUM_CLASSES),
+  /** Segments of the process's own, or NULL (kernel: context.ldt). Replaced under ldtLock; read with interrupts off where it is loaded. */
+  ldt: pointer("ldt_struct"),
+  /** Kernel: context.ldt_usr_sem. Taken with interrupts on. */
+  ldtLock: spinlock,
   /** Areas in order of address. */
   mmap: pointer("vm_area_struct"),
   // Under mmapLock.

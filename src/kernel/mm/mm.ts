@@ -4,6 +4,7 @@ import { ASI_MAX_NUM_CLASSES } from "../asi/asi-struct.ts";
 import { asiDestroyUserspace, asiInitMm } from "../asi/asi-user.ts";
 import { staticBytes } from "../static-data.ts";
 import { GFP_KERNEL } from "./gfp.ts";
+import { destroyContextLdt } from "./ldt.ts";
 import { INIT_MM_CTX_ID, Mm, type MmPtr } from "./mm-struct.ts";
 import { exitMmap } from "./mmap.ts";
 import { pgdAlloc, pgdFree } from "./pti.ts";
@@ -74,6 +75,7 @@ export function mmdrop(mm: MmPtr): void {
   for (let id = 0; id < ASI_MAX_NUM_CLASSES; id++) {
     assert(view.asi.get(id).refCount === 0, () => `mm ${view.number} is freed with a domain of class ${id} in use`);
   }
+  destroyContextLdt(mm);
   pgdFree(view.pgd);
   kfree(mm);
 }

@@ -44,15 +44,16 @@ test("a root is a pair of pages, so that one bit of CR3 leads from one to the ot
   );
 });
 
-test("user memory is in both (__pti_set_user_pgtbl)", () => {
+test("user memory is in both; the kernel's root lets nobody execute it (__pti_set_user_pgtbl)", () => {
   withMm(
     () => {
       const mm = mmAlloc();
       mapPage(mm);
       const { pgd } = Mm.at(mm);
-      const [low] = rootEntry(pgd, BASE);
+      const [low, high] = rootEntry(pgd, BASE);
       const [userLow, userHigh] = rootEntry(userPgdOf(pgd), BASE);
       assert.equal(low, userLow);
+      assert.equal((high & PTE_NX_HIGH) !== 0, true);
       assert.equal((userHigh & PTE_NX_HIGH) !== 0, false);
     },
     { pti: true },

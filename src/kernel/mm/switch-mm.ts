@@ -7,6 +7,7 @@ import { localIrqRestore, localIrqSave } from "../spinlock.ts";
 import { EXIT_SWITCH_MM, TRACE_SWITCH_MM, trace } from "../trace.ts";
 import { condMitigation } from "./cond-mitigation.ts";
 import { buildCr3, hasPcid, writeCr3Raw } from "./cr3.ts";
+import { switchLdt } from "./ldt.ts";
 import { initMm, Mm, type MmPtr } from "./mm-struct.ts";
 import { invalidateUserAsid, tlbContext } from "./tlb.ts";
 import { invalidateOther, isLazy, LOADED_MM_SWITCHING, loadedMm, loadedMmAsid, nextAsid, TLB_NR_DYN_ASIDS } from "./tlb-struct.ts";
@@ -61,6 +62,7 @@ export function switchMmIrqsOff(_prev: MmPtr, next: MmPtr, task: Ptr<"task_struc
   loadNewMmCr3(view.pgd, choice.asid, choice.mustFlush);
   loadedMm.set(next);
   loadedMmAsid.set(choice.asid);
+  switchLdt(prev, next);
   trace(TRACE_SWITCH_MM, prev, next, choice.asid);
   if (cpu.isLive && next !== initMm) cpu.observer.context(cpu.id, OWNER_USER, owner(OWNER_USER, number, true));
 }

@@ -34,6 +34,8 @@ export const FlushTlbInfo = struct("flush_tlb_info", {
   /** TLB_FLUSH_ALL: everything. */
   end: word,
   newTlbGen: u32,
+  /** 1: not translations, but the mm's LDT changed. */
+  isLdt: u32,
   /** CPUs that have not answered yet. */
   waiting: u32,
 });

@@ -31,6 +31,7 @@ import {
   writeCr3,
   writeCr3Raw,
 } from "./cr3.ts";
+import { flushLdt } from "./ldt.ts";
 import { initMm, Mm, MmContext, type MmPtr } from "./mm-struct.ts";
 import { onlineCpus, perCpuBase } from "./percpu.ts";
 import { switchMmIrqsOff } from "./switch-mm.ts";
@@ -158,6 +159,16 @@ export function flushTlbMm(mm: MmPtr): void {
   flushTlbMmRange(mm, NULL, TLB_FLUSH_ALL);
 }
 
+/** Every CPU that has `mm` loaded loads its LDT again; on return none has the old one (kernel: the call of `flush_ldt()`). Interrupts on. */
+export function flushLdtOnCpus(mm: MmPtr): void {
+  const info = prepare(mm, NULL, 0, 0);
+  info.isLdt = 1;
+  shootDown(info, Mm.at(mm).cpumask);
+  const flags = localIrqSave();
+  flushLdt(mm);
+  localIrqRestore(flags);
+}
+
 /** Handler of CALL_FUNCTION_VECTOR: does what other CPUs asked for. Interrupts off; the caller sends the EOI. */
 export function flushTlbInterrupt(): void {
   const pending = flushPending.exchange(0);
@@ -165,7 +176,8 @@ export function flushTlbInterrupt(): void {
   for (let id = 0; pending >>> id !== 0; id++) {
     if ((pending & (1 << id)) === 0) continue;
     const info = FlushTlbInfo.at(flushTlbInfo.at(perCpuBase(id)) as Ptr<"flush_tlb_info">);
-    if (info.mm === NULL) flushKernel(info);
+    if (info.isLdt !== 0) flushLdt(info.mm);
+    else if (info.mm === NULL) flushKernel(info);
     else flushTlbFunc(info);
     cpu.rmw("and", addVirt(info.address, FlushTlbInfo.offset.waiting), 4, ~mine >>> 0);
     if (id === 31) break;
@@ -178,6 +190,7 @@ function prepare(mm: MmPtr, start: number, end: number, generation: number): Flu
   info.start = start;
   info.end = end;
   info.newTlbGen = generation;
+  info.isLdt = 0;
   return info;
 }
 
