@@ -5,7 +5,7 @@ import { test } from "node:test";
 import type { TraceRecord } from "../../../test/in-kernel.ts";
 import { MACHINES, type MachineName, runKernel } from "../../../test/kernel-machines.ts";
 import { buildKernelImage } from "../boot/kernel-image.ts";
-import { EXIT_PAGE_FAULT, TRACE_ASI_EXIT, TRACE_WARN, WARNINGS } from "../trace.ts";
+import { TRACE_FLUSH, TRACE_WARN, WARNINGS } from "../trace.ts";
 import { type KunitCase, kunitCases, kunitIrqWork, kunitNmi } from "./kunit.ts";
 
 function runCase(machine: MachineName, { run }: KunitCase, cpus: number): void {
@@ -19,7 +19,7 @@ function runCase(machine: MachineName, { run }: KunitCase, cpus: number): void {
     lateInitcall: () => {
       run({
         expect: assert.ok,
-        pageFaultExits: () => events.filter(([event, reason]) => event === TRACE_ASI_EXIT && reason === EXIT_PAGE_FAULT).length,
+        flushes: (kind) => events.filter(([event, flushed]) => event === TRACE_FLUSH && flushed === kind).length,
       });
       hasRun = true;
     },

@@ -30,11 +30,12 @@ import { vfree, vmMapRam } from "../mm/vmalloc.ts";
 import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread.ts";
 import { localIrqRestore, localIrqSave } from "../spinlock.ts";
 import { staticStruct } from "../static-data.ts";
-import { EXIT_REQUESTED } from "../trace.ts";
+import { EXIT_PAGE_FAULT, EXIT_REQUESTED } from "../trace.ts";
 import { asiDestroy, asiInit } from "./asi-domain.ts";
 import { asiIntrNestDepth } from "./asi-intr.ts";
 import { asiMap, asiUnmap, isMappedIn } from "./asi-map.ts";
 import { ASI_GLOBAL_NONSENSITIVE, asiClassPolicy, asiTaints, setAsiClassPolicy, staticPolicy } from "./asi-state.ts";
+import { asiExitTotal } from "./asi-stats.ts";
 import {
   ASI_CLASS_KVM,
   ASI_CLASS_USERSPACE,
@@ -51,13 +52,14 @@ import {
   AsiTaintPolicy,
 } from "./asi-struct.ts";
 import { asiEnter, asiExit, asiInCriticalSection, asiIsRelaxed, asiIsRestricted, asiRelax } from "./asi-transition.ts";
+import { kunitBranchCases } from "./kunit-branches.ts";
 import { kunitMemoryCases } from "./kunit-memory.ts";
 
 /** What a case expects with, and what it asks of the run it is part of. */
 export interface KunitContext {
   expect(condition: boolean, what: string): void;
-  /** ASI exits because of page faults so far. */
-  pageFaultExits(): number;
+  /** Flushes of one kind (FLUSH_*) so far. */
+  flushes(kind: number): number;
 }
 
 export interface KunitCase {
@@ -135,28 +137,32 @@ function newDomain(mm: MmPtr, id: AsiClassId): Ptr<"asi"> {
   return domain as Ptr<"asi">; // not an error
 }
 
-/** Runs `body` in a domain of a fresh mm whose class protects, prevents and sets everything. */
-function withTestDomain(body: (domain: Ptr<"asi">) => void): void {
+/** Runs `body` in a domain of a fresh mm whose class protects, prevents and sets everything: once for each class. */
+export function withTestDomain(body: (domain: Ptr<"asi">) => void): void {
+  for (const id of [ASI_CLASS_KVM, ASI_CLASS_USERSPACE] as const) inTestDomain(id, body);
+}
+
+function inTestDomain(id: AsiClassId, body: (domain: Ptr<"asi">) => void): void {
   const policy = AsiTaintPolicy.at(everythingPolicy);
   policy.preventControl = ASI_TAINTS_CONTROL_MASK;
   policy.protectData = ASI_TAINTS_DATA_MASK;
   policy.set = ASI_TAINTS_CONTROL_MASK | ASI_TAINTS_DATA_MASK;
-  const before = replacePolicy(everythingPolicy);
+  const before = replacePolicy(id, everythingPolicy);
   const mm = newMm();
   kthreadUseMm(mm);
-  const domain = newDomain(mm, ASI_CLASS_USERSPACE);
+  const domain = newDomain(mm, id);
   body(domain);
   asiExit(EXIT_REQUESTED);
   asiDestroy(domain);
   kthreadUnuseMm();
   mmput(mm);
-  replacePolicy(before);
+  replacePolicy(id, before);
 }
 
-/** The suite's class is the one for processes, under another policy: no process is there yet. @returns the policy that it had */
-function replacePolicy(policy: Ptr<"asi_taint_policy">): Ptr<"asi_taint_policy"> {
-  const before = asiClassPolicy(ASI_CLASS_USERSPACE);
-  setAsiClassPolicy(ASI_CLASS_USERSPACE, policy);
+/** The suite's class is one of the real ones under another policy: no process and no VM is there yet. @returns the policy that it had */
+function replacePolicy(id: AsiClassId, policy: Ptr<"asi_taint_policy">): Ptr<"asi_taint_policy"> {
+  const before = asiClassPolicy(id);
+  setAsiClassPolicy(id, policy);
   return before;
 }
 
@@ -319,11 +325,12 @@ function disarmNmi(page: PagePtr): void {
   freePages(page, 0);
 }
 
-function testAsiIntr({ expect, pageFaultExits }: KunitContext): void {
+function testAsiIntr({ expect }: KunitContext): void {
   withTestDomain((domain) => {
     const page = armNmi(0x5a);
     const view = Notes.at(notes);
     const flags = localIrqSave();
+    const pageFaultExits = (): number => asiExitTotal(EXIT_PAGE_FAULT);
     const before = pageFaultExits();
     asiEnter(domain);
     sendNmi(cpu.id);
@@ -370,4 +377,5 @@ export const kunitCases: readonly KunitCase[] = [
   { name: "test_asi_intr_nesting", run: testAsiIntrNesting },
   { name: "test_page_alloc_restricted", run: testPageAllocRestricted },
   ...kunitMemoryCases,
+  ...kunitBranchCases,
 ];
