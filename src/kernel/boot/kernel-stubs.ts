@@ -20,6 +20,7 @@ import { flushStubs } from "../mitigations/flush-stubs.ts";
 import { ldtStubs } from "../mm/ldt-stubs.ts";
 import { uaccessStubs } from "../mm/uaccess.ts";
 import { KEXEC_STUBS } from "../power/kexec-stub.ts";
+import { SUSPEND_STUBS } from "../power/suspend-stub.ts";
 import type { StubProgram } from "../stub-program.ts";
 import { bootStubs, startupStubs } from "./boot-stubs.ts";
 
@@ -62,6 +63,7 @@ export function kernelCode(startKernel: () => void, startSecondary: () => void, 
     ...HYPERCALL_STUBS,
     ...VMX_ENTER_STUBS,
     ...KEXEC_STUBS,
+    ...SUSPEND_STUBS,
   ];
   const handlers = new Map<string, () => void>([
     ["start_kernel", startKernel],

@@ -1,11 +1,13 @@
 // Synthetic files at work: the text is made when the file is opened and kept with it, so that reads of one opening agree (fs/seq_file.c).
-import { EFAULT, ENOMEM, type Errno } from "../../abi/index.ts";
+import { EFAULT, EINVAL, EIO, ENOMEM, type Errno } from "../../abi/index.ts";
 import { addVirt, fail, NULL, type VirtAddr } from "../../hardware/index.ts";
 import { GFP_KERNEL } from "../mm/gfp.ts";
 import { kfree, kmalloc } from "../mm/slab.ts";
-import { copyToUser } from "../mm/uaccess.ts";
+import { copyFromUser, copyToUser } from "../mm/uaccess.ts";
 import { File, type FileOperations, type FilePtr } from "./file-struct.ts";
-import { storeText } from "./kernel-text-bytes.ts";
+import { Inode } from "./inode-struct.ts";
+import { kernelBuffer } from "./kernel-buffer.ts";
+import { loadText, storeText } from "./kernel-text-bytes.ts";
 import { SYNTHETIC_FILES } from "./synthetic-table.ts";
 
 /** Makes the text of synthetic file `index` and gives it to an open file. @returns 0; ENOMEM. */
@@ -31,4 +33,19 @@ function read(file: FilePtr, to: VirtAddr, bytes: number): number {
   return done > 0 ? done : EFAULT;
 }
 
-export const syntheticOperations: FileOperations = { read, release: (file) => kfree(File.at(file).privateData) };
+/** Longest text that is written to such a file at once. */
+const MAX_WRITE = 64;
+
+/** One write is one request to the kernel, whole (kernel: `kernfs_fop_write_iter()`). */
+function write(file: FilePtr, from: VirtAddr, bytes: number): number {
+  const entry = SYNTHETIC_FILES[Inode.at(File.at(file).inode).device] ?? fail("a synthetic file without an entry");
+  const { store } = entry;
+  if (store === undefined) return EIO;
+  if (bytes > MAX_WRITE) return EINVAL;
+  const text = kernelBuffer(MAX_WRITE + 4, (buffer) => (copyFromUser(buffer, from, bytes) !== 0 ? EFAULT : loadText(buffer, bytes)));
+  if (typeof text !== "string") return text;
+  const error = store(text);
+  return error !== 0 ? error : bytes;
+}
+
+export const syntheticOperations: FileOperations = { read, write, release: (file) => kfree(File.at(file).privateData) };
