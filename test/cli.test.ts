@@ -241,7 +241,7 @@ test("map: no restricted address space reaches a sensitive page outside a user h
   const json = join(scratch, "map.json");
   const result = cordon("map", twoGuests, "--json", json);
   equal(result.status, 0, result.stderr);
-  match(result.stdout, /^first \(pid 1, mm 1\)/m);
+  match(result.stdout, /^first \(pid 1, mm 2\)/m);
   interface Row {
     readonly region: string;
     readonly counts: readonly { readonly pages: number; readonly sensitive: number }[];

@@ -14,6 +14,7 @@ import { switchToAsm } from "../entry/switch-stub.ts";
 import { doSyscall64 } from "../entry/syscall.ts";
 import { doFastSyscall32, doInt80Emulation, doSysenter32 } from "../entry/syscall-32.ts";
 import { syscallStubs } from "../entry/syscall-stubs.ts";
+import { jumpLabelStubs } from "../jump-label.ts";
 import { HYPERCALL_STUBS } from "../kvm/hypercall-gadget.ts";
 import { VMX_ENTER_STUBS } from "../kvm/vmx/enter-stub.ts";
 import { flushStubs } from "../mitigations/flush-stubs.ts";
@@ -60,6 +61,7 @@ export function kernelCode(startKernel: () => void, startSecondary: () => void, 
     ...flushStubs,
     ...uaccessStubs,
     ...ldtStubs,
+    ...jumpLabelStubs,
     ...HYPERCALL_STUBS,
     ...VMX_ENTER_STUBS,
     ...KEXEC_STUBS,

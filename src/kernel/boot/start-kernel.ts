@@ -71,6 +71,7 @@ import { loadSwapperPgDir, mmCoreInit, setupArchMemory } from "../mm/boot-memory
 import { freeInitmem } from "../mm/init-memory.ts";
 import { va } from "../mm/layout.ts";
 import { nrCpuIds, onlineCpus, perCpuBase, setCpuOnline, setupPerCpuAreas } from "../mm/percpu.ts";
+import { pokingInit } from "../mm/text-poke.ts";
 import { initializeTlbstateAndFlush } from "../mm/tlb.ts";
 import { reserveCrashkernel } from "../power/kexec-image.ts";
 import { currentTask, topOfStack } from "../sched/current.ts";
@@ -133,6 +134,7 @@ export function startKernel(config: KernelConfig): void {
   if (error !== 0) printk(`kvm: not available (${error})`);
   cpu.enableInterrupts();
   populateRootfs();
+  pokingInit();
   freeInitmem();
   config.lateInitcall?.();
   for (const [index, process] of config.processes.entries()) {

@@ -3,7 +3,7 @@
 import { EFBIG, ENOMEM, type Errno, isErr } from "../../abi/index.ts";
 import { addVirt, cpu, NULL, PAGE_SIZE, pointer, type VirtAddr } from "../../hardware/index.ts";
 import { GFP_HIGHUSER_MOVABLE, GFP_KERNEL } from "../mm/gfp.ts";
-import { kmapLocalPage, kunmapLocal } from "../mm/kmap.ts";
+import { clearHighpage, kmapLocalPage, kunmapLocal } from "../mm/kmap.ts";
 import { allocPages, getPage, putPage } from "../mm/page-alloc.ts";
 import type { PagePtr } from "../mm/page-struct.ts";
 import { kfree, kzalloc } from "../mm/slab.ts";
@@ -62,6 +62,7 @@ export function grabPage(inode: InodePtr, index: number): PagePtr | Errno {
   }
   const fresh = allocPages(GFP_HIGHUSER_MOVABLE, 0);
   if (fresh === NULL) return ENOMEM;
+  clearHighpage(fresh); // what its frame held before is nobody's to read
   spinLock(view.lock);
   const at = slot(view.pages, index);
   const other = pagePointer.get(at);
