@@ -119,7 +119,8 @@ export function cpuSelectMitigations(commandLine: string): void {
   for (const [name, key] of Object.entries(KEYS_OF_FEATURES)) {
     if (selection.features.has(name as SelectedFeature)) key.set(1); // a key of the table above
   }
-  if (clearCpuBuf.isEnabled()) clearCpuBufVm.set(1);
+  // By the selection, not by the key: option flush_taints takes the key back, and a replay of this path would find it so.
+  if (selection.features.has("CLEAR_CPU_BUF")) clearCpuBufVm.set(1);
   x86SpecCtrlBase.set(specCtrlBase(selection));
   const stibp = selection.choices.spectre_v2_user_stibp;
   if (stibp === "PRCTL" || stibp === "SECCOMP") switchToCondStibp.set(1);
