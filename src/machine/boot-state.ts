@@ -1,5 +1,6 @@
 // The state in which firmware hands a CPU to the kernel (src/hardware/boot-params.ts): 64-bit mode, paging on, flat segments.
 import {
+  type CpuModel,
   CR0_ET,
   CR0_MP,
   CR0_NE,
@@ -22,6 +23,7 @@ import {
   CPU_CR4,
   CPU_CYCLES_PER_INSTRUCTION,
   CPU_EFER,
+  CPU_FEATURES,
   CPU_FLAG_A,
   CPU_FLAG_KIND,
   CPU_GDTR_LIMIT,
@@ -32,6 +34,7 @@ import {
   CPU_SEG_ACCESS,
   CPU_SEG_LIMIT,
   CPU_SEG_SELECTOR,
+  FEATURE_AMD,
   FLAGS_RAW,
   SEG_CS,
   SEG_LDTR,
@@ -45,6 +48,8 @@ export interface CpuStart {
   readonly entry: number;
   /** Physical address of the page tables. */
   readonly pageTable: number;
+  /** FEATURE_* of the model. */
+  readonly features: number;
 }
 
 const RSP = CPU_REGS + 32;
@@ -58,6 +63,11 @@ const TSS_ACCESS = 0x8b;
 const FLAT_LIMIT = 0xffffffff;
 /** One instruction per cycle: the stated cost of the architectural gear. */
 const CYCLES_PER_INSTRUCTION = 1;
+
+/** FEATURE_* of `model`. */
+export function coreFeatures(model: CpuModel): number {
+  return model.vendor === "AuthenticAMD" ? FEATURE_AMD : 0;
+}
 
 /** Fills the active CPU block. */
 export function startCpu(fields: CoreFields, start: CpuStart): void {
@@ -74,6 +84,7 @@ export function startCpu(fields: CoreFields, start: CpuStart): void {
   fields.setLow(CPU_SEG_ACCESS + 4 * SEG_TR, TSS_ACCESS);
   fields.setLow(CPU_GDTR_LIMIT, 0);
   fields.setLow(CPU_IDTR_LIMIT, 0);
+  fields.setLow(CPU_FEATURES, start.features);
   fields.setLow(CPU_CPL, 0);
   fields.set(CPU_RFLAGS, RFLAGS_FIXED, 0);
   fields.set(CPU_FLAG_A, 0, 0);

@@ -175,7 +175,7 @@ export class Core {
       case "memory":
         return this.memory;
       case "translateBlock":
-        return (page: number, offset: number, step: number) => this.translator.translate(page, offset, step !== 0);
+        return (page: number, offset: number, mode: number) => this.translator.translate(page, offset, mode);
       case "noteUnimplemented":
         return (mnemonic: number) => {
           this.note(mnemonic);

@@ -27,7 +27,9 @@ import {
   EXIT_TRAP,
   FLAGS_RAW,
   SEG_CS,
-  SEG_SS,
+  SEG_ES,
+  SEG_FS,
+  SEG_GS,
   SEG_TR,
 } from "./core/layout.gen.ts";
 import type { CoreFields } from "./core-fields.ts";
@@ -82,6 +84,7 @@ const KERNEL_BYTES = 0xd000;
 
 const VECTORS = 32;
 const HANDLER_BYTES = 16;
+const JMP_NEAR = 0xe9;
 const PAGE = 4096;
 const TRAP_OPCODE = [0x0f, 0xff, 0xc0];
 
@@ -93,15 +96,18 @@ const USER = 4;
 const KERNEL_CS = 0x08;
 const USER_SS = 0x23;
 const USER_CS = 0x2b;
+const USER32_CS = 0x1b;
 const TSS_SELECTOR = 0x30;
 const DESCRIPTORS: readonly (readonly [number, bigint])[] = [
   [KERNEL_CS, 0x00af9b000000ffffn],
   [0x10, 0x00cf93000000ffffn],
+  [USER32_CS & ~7, 0x00cffb000000ffffn],
   [USER_SS & ~7, 0x00cff3000000ffffn],
   [USER_CS & ~7, 0x00affb000000ffffn],
 ];
 // Access rights as in the VMCS (SDM volume 3, 25.4.1).
 const ACCESS_USER_CODE = 0xa0fb;
+const ACCESS_USER32_CODE = 0xc0fb;
 const ACCESS_USER_DATA = 0xc0f3;
 const ACCESS_TSS = 0x8b;
 const TSS_LIMIT = 0x67;
@@ -122,9 +128,12 @@ export class FlatMachine {
   readonly result: FlatResult = { vector: -1, errorCode: 0, rip: 0, cr2: 0, flags: 0 };
   private readonly core: FlatCore;
   private readonly view: DataView;
+  private readonly bits: 32 | 64;
 
-  constructor(core: FlatCore, ranges: readonly FlatRange[], gsBase: number) {
+  /** `bits`: 64-bit mode, or compatibility mode with 32-bit code and flat segments. */
+  constructor(core: FlatCore, ranges: readonly FlatRange[], gsBase: number, bits: 32 | 64 = 64) {
     this.core = core;
+    this.bits = bits;
     this.view = new DataView(core.physical.buffer, core.physical.byteOffset, core.physical.byteLength);
     this.registers = new Uint32Array(32);
     this.writePageTables(ranges);
@@ -158,6 +167,12 @@ export class FlatMachine {
     const { view, core } = this;
     const end = base + code.length;
     core.physical.set(code, base);
+    if (this.bits === 32) {
+      view.setUint8(end, JMP_NEAR);
+      view.setInt32(end + 1, FINISH_PAGE - (end + 5), true);
+      core.functions.physicalWritten(base, code.length + 5);
+      return;
+    }
     // JMP [RIP+0] and its target: ends a run without touching a register or a flag.
     view.setUint16(end, 0x25ff, true);
     view.setUint32(end + 2, 0, true);
@@ -187,14 +202,18 @@ export class FlatMachine {
     fields.set(CPU_FLAG_A, flags, 0);
     fields.setLow(CPU_FLAG_KIND, FLAGS_RAW);
     fields.setLow(CPU_CPL, 3);
-    fields.setLow(CPU_SEG_SELECTOR + SEG_CS * 4, USER_CS);
-    fields.setLow(CPU_SEG_ACCESS + SEG_CS * 4, ACCESS_USER_CODE);
-    fields.setLow(CPU_SEG_LIMIT + SEG_CS * 4, 0xffffffff);
-    fields.setLow(CPU_SEG_SELECTOR + SEG_SS * 4, USER_SS);
-    fields.setLow(CPU_SEG_ACCESS + SEG_SS * 4, ACCESS_USER_DATA);
-    fields.setLow(CPU_SEG_LIMIT + SEG_SS * 4, 0xffffffff);
+    this.setSegment(SEG_CS, this.bits === 64 ? USER_CS : USER32_CS, this.bits === 64 ? ACCESS_USER_CODE : ACCESS_USER32_CODE);
+    for (let segment = SEG_ES; segment <= SEG_GS; segment++) if (segment !== SEG_CS) this.setSegment(segment, USER_SS, ACCESS_USER_DATA);
     fields.setWord(CPU_CR2, 0);
     functions.modeChanged();
+  }
+
+  private setSegment(segment: number, selector: number, access: number): void {
+    const { fields } = this.core;
+    fields.setLow(CPU_SEG_SELECTOR + segment * 4, selector);
+    fields.setLow(CPU_SEG_ACCESS + segment * 4, access);
+    fields.setLow(CPU_SEG_LIMIT + segment * 4, 0xffffffff);
+    if (segment < SEG_FS) fields.set(CPU_SEG_BASE + segment * 8, 0, 0);
   }
 
   private readResult(trap: number): void {

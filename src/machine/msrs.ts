@@ -55,6 +55,9 @@ import {
   CPU_MSR_KERNEL_GS_BASE,
   CPU_MSR_LSTAR,
   CPU_MSR_STAR,
+  CPU_MSR_SYSENTER_CS,
+  CPU_MSR_SYSENTER_EIP,
+  CPU_MSR_SYSENTER_ESP,
   CPU_MSR_TSC_AUX,
 } from "./core/layout.gen.ts";
 import type { CoreFields } from "./core-fields.ts";
@@ -90,6 +93,9 @@ const CORE_MSRS: ReadonlyMap<number, number> = new Map([
   [MSR_LSTAR, CPU_MSR_LSTAR],
   [MSR_CSTAR, CPU_MSR_CSTAR],
   [MSR_SYSCALL_MASK, CPU_MSR_FMASK],
+  [MSR_IA32_SYSENTER_CS, CPU_MSR_SYSENTER_CS],
+  [MSR_IA32_SYSENTER_ESP, CPU_MSR_SYSENTER_ESP],
+  [MSR_IA32_SYSENTER_EIP, CPU_MSR_SYSENTER_EIP],
   [MSR_FS_BASE, CPU_FS_BASE],
   [MSR_GS_BASE, CPU_GS_BASE],
   [MSR_KERNEL_GS_BASE, CPU_MSR_KERNEL_GS_BASE],
@@ -145,9 +151,6 @@ export class Msrs {
     this.apic = apic;
     this.host = host;
     this.kept = new Map<number, readonly [number, number]>([
-      [MSR_IA32_SYSENTER_CS, [0, 0]],
-      [MSR_IA32_SYSENTER_ESP, [0, 0]],
-      [MSR_IA32_SYSENTER_EIP, [0, 0]],
       [MSR_IA32_CR_PAT, [PAT_LOW, PAT_LOW]],
       [MSR_IA32_DEBUGCTLMSR, [0, 0]],
       [MSR_IA32_MISC_ENABLE, [MISC_ENABLE_FAST_STRING, 0]],

@@ -32,7 +32,7 @@ import {
 } from "../hardware/index.ts";
 import { IoBus } from "../platform/index.ts";
 import type { Board, EntryHook, StepHook } from "./board.ts";
-import { startCpu } from "./boot-state.ts";
+import { coreFeatures, startCpu } from "./boot-state.ts";
 import { CPU_CPU_ID } from "./core/layout.gen.ts";
 import { CoreFields } from "./core-fields.ts";
 import type { CoreFunctions } from "./core-functions.ts";
@@ -281,7 +281,8 @@ export class SimulatedMachine implements Board {
   private start(cpu: SimulatedCpu, entry: number, time: number): void {
     const active = this.fields.low(CPU_CPU_ID);
     this.select(cpu);
-    startCpu(this.fields, { id: cpu.id, entry, pageTable: this.physicalOfText(this.symbolOf(EARLY_PAGE_TABLE_SYMBOL)) });
+    const pageTable = this.physicalOfText(this.symbolOf(EARLY_PAGE_TABLE_SYMBOL));
+    startCpu(this.fields, { id: cpu.id, entry, pageTable, features: coreFeatures(this.model) });
     this.core.contextChanged();
     cpu.reset();
     cpu.now = time;

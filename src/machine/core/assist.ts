@@ -3,7 +3,7 @@
 
 import { siteOf } from "./blocks.ts";
 import { fault } from "./faults.ts";
-import { IOPL, readFlags, ZF } from "./flags.ts";
+import { IOPL } from "./flags.ts";
 import {
   ASSIST_CPUID,
   ASSIST_IN,
@@ -29,15 +29,12 @@ import {
   CPU_EXIT_REGISTER2,
   CPU_EXIT_SIZE,
   CPU_EXIT_STRING,
-  CPU_FLAG_A,
-  CPU_FLAG_KIND,
   CPU_GUEST_MODE,
   CPU_INTERCEPTS,
   CPU_REGS,
   CPU_RFLAGS,
   EXIT_ASSIST,
   EXIT_INTERCEPT,
-  FLAGS_RAW,
   INTERCEPT_CPUID,
   INTERCEPT_INVD,
   INTERCEPT_IO,
@@ -55,16 +52,11 @@ import {
   IO_REP,
   IO_STRING,
   LEAVE_EXIT,
-  LEAVE_FAULT,
-  SHARED_SCRATCH,
   SITE_LENGTH,
   UOP_DST,
   UOP_SRC,
 } from "./layout.gen.ts";
-import { slowRead } from "./memory.ts";
 import { VECTOR_GP, VECTOR_UD } from "./mmu.ts";
-import { portClearBuffers } from "./port.gen.ts";
-import { readDescriptor } from "./segments.ts";
 
 const NEVER: i32 = -1;
 const RDX = CPU_REGS + 16;
@@ -209,46 +201,4 @@ export function portOutString(pc: usize, operand: i64, base: i64): i32 {
   const code = port(pc, 0, load<u16>(RDX), (operand as u32) & 7, IO_STRING | (operand & 0x100 ? IO_REP : 0));
   store<i64>(CPU_EXIT_ADDRESS, load<i64>(CPU_REGS + 48) + base);
   return code;
-}
-
-// VERR and VERW: ZF says whether the segment may be accessed; VERW from memory also clears buffers on CPUs with MD_CLEAR. ----------
-
-function setZero(value: bool): i32 {
-  store<i64>(CPU_FLAG_A, ((readFlags() & ~(ZF as u64)) | (value ? ZF : 0)) as i64);
-  store<i32>(CPU_FLAG_KIND, FLAGS_RAW);
-  return 0;
-}
-
-function segmentAllows(selector: u32, write: bool): bool {
-  if ((selector & 0xfffc) === 0) return false;
-  if (readDescriptor(selector, VECTOR_GP, 8) !== 0) return false;
-  const descriptor = load<u64>(SHARED_SCRATCH);
-  const type = ((descriptor >> 40) & 0x1f) as u32;
-  if (!(type & 0x10)) return false;
-  const dpl = ((descriptor >> 45) & 3) as u32;
-  const isCode = (type & 8) !== 0;
-  const conforming = isCode && (type & 4) !== 0;
-  if (!conforming && (dpl < load<u32>(CPU_CPL) || dpl < (selector & 3))) return false;
-  return write ? !isCode && (type & 2) !== 0 : !isCode || (type & 2) !== 0;
-}
-
-export function verifyWrite(_pc: usize, selector: i64): i32 {
-  return setZero(segmentAllows((selector as u32) & 0xffff, true));
-}
-
-export function verifyWriteMemory(_pc: usize, va: i64): i32 {
-  const host = slowRead(va, 2);
-  if (host === 0) return LEAVE_FAULT;
-  const selector = load<u16>(host) as u32;
-  portClearBuffers();
-  return setZero(segmentAllows(selector, true));
-}
-
-export function verifyRead(_pc: usize, selector: i64): i32 {
-  return setZero(segmentAllows((selector as u32) & 0xffff, false));
-}
-
-export function verifyReadMemory(_pc: usize, va: i64): i32 {
-  const host = slowRead(va, 2);
-  return host === 0 ? LEAVE_FAULT : setZero(segmentAllows(load<u16>(host) as u32, false));
 }

@@ -12,6 +12,9 @@ import {
   BLOCK_OFFSET,
   CODE_BYTES,
   CODE_REGION,
+  CODE_STEP,
+  CPU_CODE_MODE,
+  CPU_CODE_TAG,
   CPU_CPL,
   CPU_FAULT_ERROR,
   CPU_FAULT_VECTOR,
@@ -55,8 +58,8 @@ import { isCanonical, translate, VECTOR_GP } from "./mmu.ts";
 import { OP_STALE } from "./ops.gen.ts";
 import { isBounce, physicalOf } from "./physical.ts";
 
-/** The host translates the block at byte `offset` of physical page `page` and returns its first micro-op. `step`: one instruction. */
-declare function translateBlock(page: f64, offset: i32, step: i32): u32;
+/** The host translates the block at byte `offset` of physical page `page` as code of `mode` (CODE_*) and returns its first micro-op. */
+declare function translateBlock(page: f64, offset: i32, mode: i32): u32;
 
 /** Translation of one block never needs more than this (64 times ENTER with 31 levels are 66 KiB). */
 const LARGEST_BLOCK_BYTES: u32 = 128 * 1024;
@@ -68,7 +71,7 @@ function jumpEntry(va: i64): u32 {
 /** The block at `va` if the jump cache and the soft TLB both still know it in this context, else 0. */
 export function lookUpJump(va: i64): u32 {
   const jump = jumpEntry(va);
-  if (load<i64>(jump, JUMP_TAG) !== va) return 0;
+  if (load<u64>(jump, JUMP_TAG) !== ((va as u64) | load<u64>(CPU_CODE_TAG))) return 0;
   const entry = softEntry(va);
   if (load<u64>(entry, SOFT_EXECUTE) !== (((va & ~0xfff) as u64) | load<u64>(CPU_GENERATION))) return 0;
   return load<u32>(jump, JUMP_ADDEND) === load<u32>(entry, SOFT_ADDEND) ? load<u32>(jump, JUMP_PC) : 0;
@@ -94,28 +97,29 @@ export function findBlock(va: i64, step: bool): u32 {
 
 function remember(va: i64, pc: u32): void {
   const jump = jumpEntry(va);
-  store<i64>(jump, va, JUMP_TAG);
+  store<u64>(jump, (va as u64) | load<u64>(CPU_CODE_TAG), JUMP_TAG);
   store<u32>(jump, pc, JUMP_PC);
   store<u32>(jump, load<u32>(softEntry(va), SOFT_ADDEND), JUMP_ADDEND);
 }
 
 function blockAt(va: i64, host: u32, step: bool): u32 {
   const offset = (va as u32) & 0xfff;
+  const mode: u32 = load<u32>(CPU_CODE_MODE) | (step ? CODE_STEP : 0);
   // Uninstalled memory reads as ones; it is translated from the bounce page, whose frame number lies beyond all tables, each time anew.
-  if (isBounce(host)) return translateAt(va, u64.MAX_VALUE, offset, step);
+  if (isBounce(host)) return translateAt(va, u64.MAX_VALUE, offset, mode);
   const frame = (physicalOf(host) >> 12) as u32;
   for (let block = load<u32>(FRAME_BLOCKS_REGION + frame * 4); block !== 0; block = load<u32>(block, BLOCK_NEXT)) {
-    if (load<u16>(block, BLOCK_OFFSET) === offset && load<u8>(block, BLOCK_MODE) === (step as u8)) return block + BLOCK_BYTES;
+    if (load<u16>(block, BLOCK_OFFSET) === offset && load<u8>(block, BLOCK_MODE) === (mode as u8)) return block + BLOCK_BYTES;
   }
   const hadCode = frameHasCode(physicalOf(host));
-  const pc = translateAt(va, physicalOf(host) & ~(0xfff as u64), offset, step);
+  const pc = translateAt(va, physicalOf(host) & ~(0xfff as u64), offset, mode);
   if (!hadCode) dropWriteTags(frame);
   const next = load<u32>(SHARED_TRANSLATED_NEXT);
   if (next !== 0) dropWriteTags(next - 1);
   return pc;
 }
 
-function translateAt(va: i64, page: u64, offset: u32, step: bool): u32 {
+function translateAt(va: i64, page: u64, offset: u32, mode: u32): u32 {
   if (load<u32>(SHARED_CODE_TOP) + LARGEST_BLOCK_BYTES > ((CODE_REGION + CODE_BYTES) as u32)) {
     // Full. An executor that still holds blocks (a wrong path above us) must give up first.
     if (load<u32>(SHARED_PINNED) !== 0) return 0;
@@ -123,7 +127,7 @@ function translateAt(va: i64, page: u64, offset: u32, step: bool): u32 {
   }
   store<u64>(SHARED_TRANSLATE_PAGE, (va & ~0xfff) as u64);
   store<u32>(SHARED_TRANSLATED_NEXT, 0);
-  return translateBlock(page === u64.MAX_VALUE ? -1 : (page as f64), offset as i32, step as i32);
+  return translateBlock(page === u64.MAX_VALUE ? -1 : (page as f64), offset as i32, mode as i32);
 }
 
 /** For the translator: physical address of the page after the one that is being translated, as a fetch; -1: it would fault. */

@@ -3,12 +3,17 @@
 // store and no flush. A generation is never used again for something else until all soft translations are discarded.
 import { AC } from "./flags.ts";
 import {
+  CODE_16,
+  CODE_32,
+  CODE_SEGMENTED,
   CONTEXT_BASE,
   CONTEXT_BYTES,
   CONTEXT_KEY_CR3,
   CONTEXT_KEY_EPTP,
   CONTEXT_KEY_MODE,
   CONTEXTS_REGION,
+  CPU_CODE_MODE,
+  CPU_CODE_TAG,
   CPU_CONTEXT_BASE,
   CPU_CPL,
   CPU_CPU_ID,
@@ -20,12 +25,20 @@ import {
   CPU_GENERATION,
   CPU_GUEST_MODE,
   CPU_RFLAGS,
+  CPU_RIP_ABSENT,
+  CPU_SEG_ACCESS,
+  CPU_SEG_BASE,
+  CPU_SEG_LIMIT,
   CPU_VPID,
   GENERATION_STEP,
   MAX_CONTEXTS,
   MODE_SUPERVISOR,
   MODE_SUPERVISOR_AC,
   MODE_USER,
+  SEG_CS,
+  SEG_DS,
+  SEG_ES,
+  SEG_SS,
   SHARED_NEXT_GENERATION,
   SOFT_BYTES,
   SOFT_EXECUTE,
@@ -41,6 +54,7 @@ export const CR0_WP: u64 = 0x10000;
 export const CR0_PG: u64 = 0x80000000;
 export const CR4_TSD: u64 = 0x4;
 export const CR4_PGE: u64 = 0x80;
+export const CR4_UMIP: u64 = 0x800;
 export const CR4_FSGSBASE: u64 = 0x10000;
 export const CR4_PCIDE: u64 = 0x20000;
 export const CR4_SMEP: u64 = 0x100000;
@@ -108,8 +122,43 @@ export function refreshContext(): void {
   refreshMode();
 }
 
-/** Recomputes the generation after a change of CPL or RFLAGS.AC. */
+/** Access rights as in the VMCS: type in bits 3:0, unusable in bit 16. */
+export const ACCESS_UNUSABLE: u32 = 0x10000;
+export const ACCESS_LONG: u32 = 0x2000;
+export const ACCESS_BIG: u32 = 0x4000;
+const ACCESS_TYPE: u32 = 0xe;
+const TYPE_WRITABLE_DATA: u32 = 2;
+const TYPE_CODE_READABLE: u32 = 0xa;
+
+function isFlat(segment: u32): bool {
+  const access = load<u32>(CPU_SEG_ACCESS + segment * 4);
+  if (access & ACCESS_UNUSABLE) return false;
+  if (load<u64>(CPU_SEG_BASE + segment * 8) !== 0 || load<u32>(CPU_SEG_LIMIT + segment * 4) !== u32.MAX_VALUE) return false;
+  if (segment === SEG_CS) return (access & TYPE_CODE_READABLE) === TYPE_CODE_READABLE;
+  return (access & ACCESS_TYPE) === TYPE_WRITABLE_DATA;
+}
+
+/** What code means: CS decides, and outside 64-bit mode whether segments must be looked at. After any change of CS; there, of ES, SS, DS. */
+function refreshCode(): void {
+  const cs = load<u32>(CPU_SEG_ACCESS + SEG_CS * 4);
+  if (cs & ACCESS_LONG || !(load<u64>(CPU_EFER) & EFER_LMA)) {
+    if (load<u32>(CPU_CODE_MODE) === 0) return;
+    store<u32>(CPU_CODE_MODE, 0);
+    store<u64>(CPU_CODE_TAG, 0);
+    store<u64>(CPU_RIP_ABSENT, 0);
+    return;
+  }
+  const stackIsFlat = isFlat(SEG_SS) && (load<u32>(CPU_SEG_ACCESS + SEG_SS * 4) & ACCESS_BIG) !== 0;
+  const flat = stackIsFlat && isFlat(SEG_CS) && isFlat(SEG_DS) && isFlat(SEG_ES);
+  const mode: u32 = (cs & ACCESS_BIG ? CODE_32 : CODE_16) | (flat ? 0 : CODE_SEGMENTED);
+  store<u32>(CPU_CODE_MODE, mode);
+  store<u64>(CPU_CODE_TAG, (mode as u64) << 40);
+  store<u64>(CPU_RIP_ABSENT, 0xffffffff00000000);
+}
+
+/** Recomputes the generation after a change of CPL or RFLAGS.AC, and what code means. */
 export function refreshMode(): void {
+  refreshCode();
   let bits: u32 = MODE_SUPERVISOR;
   if (load<u32>(CPU_CPL) === 3) bits = MODE_USER;
   else if (load<u64>(CPU_RFLAGS) & AC && load<u64>(CPU_CR4) & CR4_SMAP) bits = MODE_SUPERVISOR_AC;

@@ -42,6 +42,8 @@ import {
 import { slowRead, storeAs } from "./memory.ts";
 import { isCanonical, VECTOR_GP, VECTOR_UD } from "./mmu.ts";
 import { portSerialize } from "./port.gen.ts";
+import { isUserPrevented } from "./segments.ts";
+import { isCompat } from "./stack.ts";
 import { currentPcid, currentVpid, flushTlb, invalidateAddress, invalidateAddressIn } from "./tlb.ts";
 
 const CR3_NOFLUSH: u64 = 0x8000000000000000;
@@ -199,6 +201,7 @@ export function loadMachineStatusMemory(pc: usize, va: i64): i32 {
 
 /** SMSW to a register; imm is the operand width in bytes. */
 export function storeMachineStatus(pc: usize, bytes: i64): i32 {
+  if (isUserPrevented()) return fault(VECTOR_GP, 0);
   const value = visibleCr0();
   const register = load<u8>(pc, UOP_DST);
   if (bytes === 2) store<u16>(register, value as u16, CPU_REGS);
@@ -207,6 +210,7 @@ export function storeMachineStatus(pc: usize, bytes: i64): i32 {
 }
 
 export function storeMachineStatusMemory(_pc: usize, va: i64): i32 {
+  if (isUserPrevented()) return fault(VECTOR_GP, 0);
   return storeAs(va, 2, visibleCr0() as i64, load<u64>(CPU_GENERATION)) ? 0 : LEAVE_FAULT;
 }
 
@@ -248,12 +252,13 @@ function leaveTable(pc: usize, which: u32, va: i64): i32 {
 }
 
 export function storeDescriptorTable(pc: usize, which: i64, va: i64): i32 {
+  if (isUserPrevented()) return fault(VECTOR_GP, 0);
   if (isIntercepted(INTERCEPT_DESCTABLE)) return leaveTable(pc, (which as u32) + 2, va);
   const base = load<i64>(which === 0 ? CPU_GDTR_BASE : CPU_IDTR_BASE);
   const limit = load<u32>(which === 0 ? CPU_GDTR_LIMIT : CPU_IDTR_LIMIT);
   const generation = load<u64>(CPU_GENERATION);
   // The second part first: if it faults, nothing of the first is written.
-  if (!storeAs(va + 2, 8, base, generation)) return LEAVE_FAULT;
+  if (!storeAs(va + 2, isCompat() ? 4 : 8, base, generation)) return LEAVE_FAULT;
   return storeAs(va, 2, limit as i64, generation) ? 0 : LEAVE_FAULT;
 }
 

@@ -2,9 +2,8 @@
 // IDT in 64-bit mode: gate, stack (IST, TSS, or the current one), frame, flags. A fault met on the way becomes a double or triple fault.
 
 import { siteOf } from "./blocks.ts";
-import { EFER_SCE, refreshMode } from "./context.ts";
 import { fault } from "./faults.ts";
-import { IF, IOPL, NT, RF, readFlags, TF, VIF, VIP, VM, writeFlags } from "./flags.ts";
+import { IF, NT, OF, RF, readFlags, TF, VM, writeFlags } from "./flags.ts";
 import {
   CPU_CONTEXT_BASE,
   CPU_CPL,
@@ -15,7 +14,6 @@ import {
   CPU_DELIVERING_LENGTH,
   CPU_DELIVERING_TYPE,
   CPU_DELIVERING_VECTOR,
-  CPU_EFER,
   CPU_EXCEPTION_BITMAP,
   CPU_EXIT_ADDRESS,
   CPU_EXIT_ERROR,
@@ -28,21 +26,17 @@ import {
   CPU_FAULT_ERROR,
   CPU_FAULT_VECTOR,
   CPU_GENERATION,
-  CPU_GS_BASE,
   CPU_GUEST_MODE,
   CPU_HALTED,
   CPU_IDTR_BASE,
   CPU_IDTR_LIMIT,
-  CPU_MSR_FMASK,
-  CPU_MSR_KERNEL_GS_BASE,
-  CPU_MSR_LSTAR,
-  CPU_MSR_STAR,
   CPU_NMI_BLOCKED,
   CPU_PAGE_BASE,
   CPU_PF_ERROR_MASK,
   CPU_PF_ERROR_MATCH,
   CPU_REGS,
   CPU_RIP,
+  CPU_RIP_ABSENT,
   CPU_SEG_BASE,
   CPU_SEG_LIMIT,
   CPU_SEG_SELECTOR,
@@ -59,7 +53,6 @@ import {
   FAULT_EPT_MISCONFIG,
   FAULT_EPT_VIOLATION,
   INTERCEPT_EXCEPTION,
-  LEAVE_FAULT,
   LEAVE_STEPPED,
   SEG_CS,
   SEG_SS,
@@ -70,27 +63,12 @@ import {
   SITE_OFFSET_MASK,
 } from "./layout.gen.ts";
 import { hostForRead, storeAs } from "./memory.ts";
-import { isCanonical, VECTOR_BP, VECTOR_DB, VECTOR_DF, VECTOR_GP, VECTOR_NP, VECTOR_PF, VECTOR_SS, VECTOR_TS, VECTOR_UD } from "./mmu.ts";
-import { portDelivered, portSerialize } from "./port.gen.ts";
-import {
-  checkCodeSegment,
-  descriptorAccess,
-  descriptorDpl,
-  enterCodeSegment,
-  isConforming,
-  readDescriptor,
-  setFlatSegment,
-  setNullSegment,
-  setSegment,
-} from "./segments.ts";
+import { isCanonical, VECTOR_BP, VECTOR_DB, VECTOR_DF, VECTOR_GP, VECTOR_NP, VECTOR_OF, VECTOR_PF, VECTOR_SS, VECTOR_TS } from "./mmu.ts";
+import { portDelivered } from "./port.gen.ts";
+import { checkLongCodeSegment, descriptorDpl, enterCodeSegment, isConforming, setNullSegment } from "./segments.ts";
+import { codeBase } from "./stack.ts";
 
 const RSP = CPU_REGS + 32;
-const RCX = CPU_REGS + 8;
-const R11 = CPU_REGS + 88;
-const CODE64_KERNEL: u32 = 0xa09b;
-const CODE64_USER: u32 = 0xa0fb;
-const DATA_KERNEL: u32 = 0xc093;
-const DATA_USER: u32 = 0xc0f3;
 /** Error-code bits: external event; the selector part is an IDT index. */
 const ERROR_EXTERNAL: u32 = 1;
 const ERROR_IDT: u32 = 2;
@@ -220,7 +198,7 @@ function deliverOnce(vector: u32, type: u32, error: u32, withError: bool, length
   if (!(low & 0x800000000000)) return refuse(VECTOR_NP, gateError);
 
   const selector = ((low >> 16) & 0xffff) as u32;
-  if (checkCodeSegment(selector, VECTOR_GP) !== 0) {
+  if (checkLongCodeSegment(selector, VECTOR_GP) !== 0) {
     store<u32>(CPU_FAULT_ERROR, load<u32>(CPU_FAULT_ERROR) | external);
     return false;
   }
@@ -258,7 +236,7 @@ function pushFrame(
   vector: u32,
 ): bool {
   const flags = readFlags();
-  const rip = load<u64>(CPU_RIP) + (isSoftware(type) ? (length as u64) : 0);
+  const rip = load<u64>(CPU_RIP) + (isSoftware(type) ? (length as u64) : 0) - codeBase();
   // A fault's frame has RF set, so that the instruction is not stopped again by the same breakpoint (SDM vol. 3, 19.3.1.1).
   const isFault = type === EVENT_EXCEPTION && vector !== VECTOR_DB && vector !== VECTOR_DF;
   let sp = top;
@@ -268,7 +246,7 @@ function pushFrame(
   if (!push(sp - 16, load<u64>(RSP), generation)) return false;
   if (!push(sp - 24, isFault ? flags | RF : flags, generation)) return false;
   if (!push(sp - 32, load<u32>(CPU_SEG_SELECTOR + SEG_CS * 4) as u64, generation)) return false;
-  if (!push(sp - 40, rip, generation)) return false;
+  if (!push(sp - 40, rip & ~load<u64>(CPU_RIP_ABSENT), generation)) return false;
   sp -= 40;
   if (withError) {
     if (!push(sp - 8, error as u64, generation)) return false;
@@ -319,107 +297,7 @@ export function debugTrap(pc: usize): i32 {
   return softwareEvent(pc, VECTOR_DB, EVENT_PRIVILEGED_SOFTWARE);
 }
 
-/** IRETQ. SDM vol. 2, IRET/IRETD/IRETQ; only returns to 64-bit code. */
-export function interruptReturn(_pc: usize): i32 {
-  const flags = readFlags();
-  if (flags & NT) return fault(VECTOR_GP, 0);
-  const sp = load<i64>(RSP);
-  const host = hostForRead(sp, 16, load<u64>(CPU_GENERATION));
-  if (host === 0) return LEAVE_FAULT;
-  const rip = load<u64>(host);
-  const cs = load<u64>(host, 8) as u32;
-  const second = hostForRead(sp + 16, 16, load<u64>(CPU_GENERATION));
-  if (second === 0) return LEAVE_FAULT;
-  const newFlags = load<u64>(second);
-  const newRsp = load<u64>(second, 8);
-  const third = hostForRead(sp + 32, 8, load<u64>(CPU_GENERATION));
-  if (third === 0) return LEAVE_FAULT;
-  const ss = load<u64>(third) as u32 & 0xffff;
-  const cpl = load<u32>(CPU_CPL);
-  const newCpl = cs & 3;
-  if (newCpl < cpl) return fault(VECTOR_GP, cs & 0xfffc);
-  const code = checkCodeSegment(cs & 0xffff, VECTOR_GP);
-  if (code !== 0) return code;
-  const descriptor = load<u64>(SHARED_SCRATCH);
-  if (!isConforming(descriptor) && descriptorDpl(descriptor) !== newCpl) return fault(VECTOR_GP, cs & 0xfffc);
-  if (!isCanonical(rip as i64)) return fault(VECTOR_GP, 0);
-  let stackDescriptor: u64 = 0;
-  if ((ss & 0xfffc) === 0) {
-    if (newCpl === 3 || (ss & 3) !== newCpl) return fault(VECTOR_GP, 0);
-  } else {
-    const stackCode = readDescriptor(ss, VECTOR_GP, 8);
-    if (stackCode !== 0) return stackCode;
-    stackDescriptor = load<u64>(SHARED_SCRATCH);
-    const access = descriptorAccess(stackDescriptor);
-    // A writable data segment of the new privilege level.
-    if ((access & 0x1a) !== 0x12 || descriptorDpl(stackDescriptor) !== newCpl || (ss & 3) !== newCpl) return fault(VECTOR_GP, ss & 0xfffc);
-    if (!(access & 0x80)) return fault(VECTOR_SS, ss & 0xfffc);
-  }
-  // From here nothing can fail.
-  let changeable: u64 = ~((IOPL | IF | VIF | VIP | VM | RF) as u64);
-  if (cpl === 0) changeable |= (IOPL | IF | VIF | VIP) as u64;
-  else if (((flags >> 12) & 3) >= (cpl as u64)) changeable |= IF as u64;
-  writeFlags((newFlags & changeable) | (flags & ~changeable & ~(RF as u64)));
-  enterCodeSegment(cs & 0xffff, descriptor, newCpl);
-  if ((ss & 0xfffc) === 0) setNullSegment(SEG_SS, ss);
-  else setSegment(SEG_SS, ss, stackDescriptor);
-  store<u64>(RSP, newRsp);
-  store<u64>(CPU_RIP, rip);
-  store<u32>(CPU_NMI_BLOCKED, 0);
-  portSerialize();
-  return LEAVE_STEPPED;
-}
-
-/** RETFQ to the same or an outer privilege level; imm: bytes to drop, plus 0x10000 for the form without an operand size of 64 bits. */
-export function farReturn(_pc: usize, drop: i64): i32 {
-  const sp = load<i64>(RSP);
-  const host = hostForRead(sp, 16, load<u64>(CPU_GENERATION));
-  if (host === 0) return LEAVE_FAULT;
-  const rip = load<u64>(host);
-  const cs = (load<u64>(host, 8) as u32) & 0xffff;
-  if ((cs & 3) !== load<u32>(CPU_CPL)) return fault(VECTOR_GP, cs & 0xfffc);
-  const code = checkCodeSegment(cs, VECTOR_GP);
-  if (code !== 0) return code;
-  if (!isCanonical(rip as i64)) return fault(VECTOR_GP, 0);
-  enterCodeSegment(cs, load<u64>(SHARED_SCRATCH), cs & 3);
-  store<i64>(RSP, sp + 16 + drop);
-  store<u64>(CPU_RIP, rip);
-  return LEAVE_STEPPED;
-}
-
-export function systemCall(pc: usize): i32 {
-  if (!(load<u64>(CPU_EFER) & EFER_SCE)) return fault(VECTOR_UD, 0);
-  const flags = readFlags();
-  store<u64>(RCX, nextRipOf(pc));
-  store<u64>(R11, flags & ~(RF as u64));
-  store<u64>(CPU_RIP, load<u64>(CPU_MSR_LSTAR));
-  writeFlags(flags & ~load<u64>(CPU_MSR_FMASK) & ~(RF as u64));
-  const selector = ((load<u64>(CPU_MSR_STAR) >> 32) as u32) & 0xfffc;
-  setFlatSegment(SEG_CS, selector, CODE64_KERNEL);
-  setFlatSegment(SEG_SS, selector + 8, DATA_KERNEL);
-  store<u32>(CPU_CPL, 0);
-  refreshMode();
-  return LEAVE_STEPPED;
-}
-
-/** SYSRETQ. A non-canonical RCX faults in the kernel, on the user's stack: Intel's behaviour. */
-export function systemReturn(_pc: usize): i32 {
-  if (!(load<u64>(CPU_EFER) & EFER_SCE)) return fault(VECTOR_UD, 0);
-  if (load<u32>(CPU_CPL) !== 0 || !isCanonical(load<i64>(RCX))) return fault(VECTOR_GP, 0);
-  store<u64>(CPU_RIP, load<u64>(RCX));
-  writeFlags((load<u64>(R11) & 0x3c7fd7) | 2);
-  const selector = ((load<u64>(CPU_MSR_STAR) >> 48) as u32) & 0xffff;
-  setFlatSegment(SEG_CS, (selector + 16) | 3, CODE64_USER);
-  setFlatSegment(SEG_SS, (selector + 8) | 3, DATA_USER);
-  store<u32>(CPU_CPL, 3);
-  refreshMode();
-  return LEAVE_STEPPED;
-}
-
-export function swapGs(_pc: usize): i32 {
-  if (load<u32>(CPU_CPL) !== 0) return fault(VECTOR_GP, 0);
-  const base = load<u64>(CPU_GS_BASE);
-  store<u64>(CPU_GS_BASE, load<u64>(CPU_MSR_KERNEL_GS_BASE));
-  store<u64>(CPU_MSR_KERNEL_GS_BASE, base);
-  return 0;
+/** INTO. */
+export function overflowTrap(pc: usize): i32 {
+  return readFlags() & (OF as u64) ? softwareEvent(pc, VECTOR_OF, EVENT_SOFTWARE_EXCEPTION) : 0;
 }

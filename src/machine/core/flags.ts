@@ -91,6 +91,11 @@ export function arithmeticFlags(kind: i32, a: i64, b: i64, r: i64): i64 {
   return bits;
 }
 
+/** ZF at an instruction whose flags are in the CPU block. */
+export function flagZeroNow(): bool {
+  return flagZero(load<i32>(CPU_FLAG_KIND), load<i64>(CPU_FLAG_A), load<i64>(CPU_FLAG_R));
+}
+
 /** All of RFLAGS as software sees it. */
 export function readFlags(): u64 {
   const bits = arithmeticFlags(load<i32>(CPU_FLAG_KIND), load<i64>(CPU_FLAG_A), load<i64>(CPU_FLAG_B), load<i64>(CPU_FLAG_R));

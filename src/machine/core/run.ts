@@ -20,6 +20,7 @@ import {
   CPU_PC,
   CPU_RFLAGS,
   CPU_RIP,
+  CPU_RIP_ABSENT,
   CPU_SHADOW,
   CPU_SPENT,
   EXIT_BUDGET,
@@ -63,7 +64,8 @@ export function run(budget: i32): i32 {
 
     const traced = (load<u64>(CPU_RFLAGS) & (TF as u64)) !== 0;
     const step = load<u32>(CPU_SHADOW) !== 0 || traced || portMustStep(left);
-    const rip = load<u64>(CPU_RIP);
+    const rip = load<u64>(CPU_RIP) & ~load<u64>(CPU_RIP_ABSENT);
+    store<u64>(CPU_RIP, rip);
     const pc = findBlock(rip as i64, step);
     if (pc === 0) {
       // A delivery costs one unit, so that a handler that cannot be fetched does not loop for ever.

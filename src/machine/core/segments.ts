@@ -1,6 +1,6 @@
-// Segments and descriptors (SDM vol. 3, 3.4 and 3.5) as far as 64-bit mode uses them: code segments for the privilege level, FS and GS
-// for their bases, TR for the task-state segment.
-import { CR4_FSGSBASE, refreshMode } from "./context.ts";
+// Segments and descriptors (SDM vol. 3, 3.4 and 3.5): loading segment registers from the GDT or the LDT with all their checks, LDTR and TR,
+// and asking about descriptors (LAR, LSL, VERR, VERW).
+import { ACCESS_UNUSABLE, CR4_FSGSBASE, CR4_UMIP, refreshMode } from "./context.ts";
 import { fault } from "./faults.ts";
 import {
   CPU_CONTEXT_BASE,
@@ -17,6 +17,7 @@ import {
   CPU_SEG_LIMIT,
   CPU_SEG_SELECTOR,
   CPU_SHADOW,
+  CPU_TEMP1,
   LEAVE_FAULT,
   LEAVE_NEXT,
   SEG_CS,
@@ -30,32 +31,52 @@ import {
 } from "./layout.gen.ts";
 import { hostForRead, slowRead, storeAs } from "./memory.ts";
 import { VECTOR_GP, VECTOR_NP, VECTOR_SS, VECTOR_UD } from "./mmu.ts";
+import { isCompat, moveStack, setSized, sizeOf, stackMask, stackRead, stackWrite } from "./stack.ts";
 
-const ACCESS_UNUSABLE: u32 = 0x10000;
-const DESCRIPTOR_PRESENT: u64 = 0x800000000000;
-const DESCRIPTOR_CODE_OR_DATA: u64 = 0x100000000000;
-const DESCRIPTOR_CODE: u64 = 0x80000000000;
+export const DESCRIPTOR_PRESENT: u64 = 0x800000000000;
+export const DESCRIPTOR_CODE_OR_DATA: u64 = 0x100000000000;
+export const DESCRIPTOR_CODE: u64 = 0x80000000000;
 const DESCRIPTOR_CONFORMING: u64 = 0x40000000000;
 const DESCRIPTOR_WRITABLE: u64 = 0x20000000000;
-const DESCRIPTOR_LONG: u64 = 0x20000000000000;
+const DESCRIPTOR_ACCESSED: u64 = 0x10000000000;
+export const DESCRIPTOR_LONG: u64 = 0x20000000000000;
+const DESCRIPTOR_BIG: u64 = 0x40000000000000;
 const RSP_OFFSET = 32;
+
+/** Linear address of the descriptor of `selector`, in the GDT or the LDT; 0: there is none of `bytes` bytes. */
+function descriptorAddress(selector: u32, bytes: u32): i64 {
+  const index = selector & 0xfff8;
+  const isLocal = (selector & 4) !== 0;
+  if (isLocal && load<u32>(CPU_SEG_ACCESS + SEG_LDTR * 4) & ACCESS_UNUSABLE) return 0;
+  const limit = load<u32>(isLocal ? CPU_SEG_LIMIT + SEG_LDTR * 4 : CPU_GDTR_LIMIT);
+  if (index + bytes - 1 > limit) return 0;
+  return (load<u64>(isLocal ? CPU_SEG_BASE + SEG_LDTR * 8 : CPU_GDTR_BASE) + (index as u64)) as i64;
+}
 
 /** Reads the descriptor of `selector` into SHARED_SCRATCH (and the next quadword behind it). 0, or a LEAVE_* code. */
 export function readDescriptor(selector: u32, vector: u32, bytes: u32): i32 {
-  const index = selector & 0xfff8;
-  if (selector & 4 || index + bytes - 1 > load<u32>(CPU_GDTR_LIMIT)) return fault(vector, selector & 0xfffc);
-  const host = hostForRead((load<u64>(CPU_GDTR_BASE) + (index as u64)) as i64, bytes, load<u32>(CPU_CONTEXT_BASE) as u64);
+  const at = descriptorAddress(selector, bytes);
+  if (at === 0) return fault(vector, selector & 0xfffc);
+  const host = hostForRead(at, bytes, load<u32>(CPU_CONTEXT_BASE) as u64);
   if (host === 0) return LEAVE_FAULT;
   store<u64>(SHARED_SCRATCH, load<u64>(host));
   if (bytes > 8) store<u64>(SHARED_SCRATCH + 8, load<u64>(host, 8));
   return 0;
 }
 
+/** Sets the accessed bit of a descriptor that is being loaded, if it is clear (SDM vol. 3, 3.4.5.1). 0, or a LEAVE_* code. */
+export function markAccessed(selector: u32, descriptor: u64): i32 {
+  if (descriptor & DESCRIPTOR_ACCESSED) return 0;
+  const at = descriptorAddress(selector, 8);
+  const access = ((descriptor >> 40) & 0xff) | 1;
+  return storeAs(at + 5, 1, access as i64, load<u32>(CPU_CONTEXT_BASE) as u64) ? 0 : LEAVE_FAULT;
+}
+
 export function descriptorBase(descriptor: u64): u64 {
   return ((descriptor >> 16) & 0xffffff) | ((descriptor >> 32) & 0xff000000);
 }
 
-function descriptorLimit(descriptor: u64): u32 {
+export function descriptorLimit(descriptor: u64): u32 {
   const limit = ((descriptor & 0xffff) | ((descriptor >> 32) & 0xf0000)) as u32;
   return descriptor & 0x80000000000000 ? (limit << 12) | 0xfff : limit;
 }
@@ -72,7 +93,7 @@ export function descriptorDpl(descriptor: u64): u32 {
 export function setSegment(segment: u32, selector: u32, descriptor: u64): void {
   store<u32>(CPU_SEG_SELECTOR + segment * 4, selector);
   store<u32>(CPU_SEG_LIMIT + segment * 4, descriptorLimit(descriptor));
-  store<u32>(CPU_SEG_ACCESS + segment * 4, descriptorAccess(descriptor));
+  store<u32>(CPU_SEG_ACCESS + segment * 4, descriptorAccess(descriptor) | (descriptor & DESCRIPTOR_CODE_OR_DATA ? 1 : 0));
   setBase(segment, descriptorBase(descriptor));
 }
 
@@ -96,8 +117,8 @@ export function setNullSegment(segment: u32, selector: u32): void {
 }
 
 /**
- * Checks that `selector` names a 64-bit code segment and leaves its descriptor in SHARED_SCRATCH. Compatibility mode is not
- * implemented: a 32-bit code segment is refused with #GP.
+ * Checks that `selector` names a code segment of 64-bit or compatibility mode and leaves its descriptor in SHARED_SCRATCH. L and D together
+ * are reserved.
  */
 export function checkCodeSegment(selector: u32, vector: u32): i32 {
   if ((selector & 0xfffc) === 0) return fault(vector, 0);
@@ -105,9 +126,20 @@ export function checkCodeSegment(selector: u32, vector: u32): i32 {
   if (code !== 0) return code;
   const descriptor = load<u64>(SHARED_SCRATCH);
   const isCode = (descriptor & DESCRIPTOR_CODE_OR_DATA) !== 0 && (descriptor & DESCRIPTOR_CODE) !== 0;
-  if (!isCode || !(descriptor & DESCRIPTOR_LONG)) return fault(vector, selector & 0xfffc);
+  if (!isCode || (descriptor & DESCRIPTOR_LONG && descriptor & DESCRIPTOR_BIG)) return fault(vector, selector & 0xfffc);
   if (!(descriptor & DESCRIPTOR_PRESENT)) return fault(VECTOR_NP, selector & 0xfffc);
   return 0;
+}
+
+/** As checkCodeSegment(), for gates: their target is 64-bit code. */
+export function checkLongCodeSegment(selector: u32, vector: u32): i32 {
+  const code = checkCodeSegment(selector, vector);
+  if (code !== 0) return code;
+  return load<u64>(SHARED_SCRATCH) & DESCRIPTOR_LONG ? 0 : fault(vector, selector & 0xfffc);
+}
+
+export function isLong(descriptor: u64): bool {
+  return (descriptor & DESCRIPTOR_LONG) !== 0;
 }
 
 export function isConforming(descriptor: u64): bool {
@@ -127,7 +159,8 @@ export function loadSegment(_pc: usize, segment: i64, value: i64): i32 {
   const number = segment as u32;
   if (number === SEG_CS) return fault(VECTOR_UD, 0);
   if ((selector & 0xfffc) === 0) {
-    if (number === SEG_SS && (load<u32>(CPU_CPL) === 3 || (selector & 3) !== load<u32>(CPU_CPL))) return fault(VECTOR_GP, 0);
+    const isAllowed = !isCompat() && load<u32>(CPU_CPL) !== 3 && (selector & 3) === load<u32>(CPU_CPL);
+    if (number === SEG_SS && !isAllowed) return fault(VECTOR_GP, 0);
     // The base of a null FS or GS: Intel clears it, AMD keeps it. As Intel.
     if (number >= (SEG_FS as u32)) setBase(number, 0);
     setNullSegment(number, selector);
@@ -138,9 +171,14 @@ export function loadSegment(_pc: usize, segment: i64, value: i64): i32 {
     const refused = refusesSegment(number, selector, descriptor);
     if (refused) return fault(VECTOR_GP, selector & 0xfffc);
     if (!(descriptor & DESCRIPTOR_PRESENT)) return fault(number === SEG_SS ? VECTOR_SS : VECTOR_NP, selector & 0xfffc);
+    const marked = markAccessed(selector, descriptor);
+    if (marked !== 0) return marked;
     setSegment(number, selector, descriptor);
   }
-  if (number !== SEG_SS) return 0;
+  // What the code behind it means depends on whether the segment is flat.
+  const changes = isCompat() && number < (SEG_FS as u32);
+  if (changes) refreshMode();
+  if (number !== SEG_SS) return changes ? LEAVE_NEXT : 0;
   store<u32>(CPU_SHADOW, 1);
   return LEAVE_NEXT;
 }
@@ -161,8 +199,14 @@ export function loadSegmentMemory(pc: usize, segment: i64, va: i64): i32 {
   return host === 0 ? LEAVE_FAULT : loadSegment(pc, segment, load<u16>(host) as i64);
 }
 
+/** SLDT, STR, SMSW, SGDT, SIDT above CPL 0 with CR4.UMIP are #GP. */
+export function isUserPrevented(): bool {
+  return load<u32>(CPU_CPL) !== 0 && (load<u64>(CPU_CR4) & CR4_UMIP) !== 0;
+}
+
 /** MOV r, Sreg; also SLDT and STR to a register (imm: SEG_*, plus 16: 16-bit destination). */
 export function storeSelector(pc: usize, segment: i64): i32 {
+  if (((segment as u32) & 15) >= (SEG_LDTR as u32) && isUserPrevented()) return fault(VECTOR_GP, 0);
   const selector = load<u32>(CPU_SEG_SELECTOR + ((segment as u32) & 15) * 4);
   if (segment & 16) store<u16>(load<u8>(pc, UOP_DST), selector as u16, CPU_REGS);
   else store<u64>(load<u8>(pc, UOP_DST), selector as u64, CPU_REGS);
@@ -170,23 +214,36 @@ export function storeSelector(pc: usize, segment: i64): i32 {
 }
 
 export function storeSelectorMemory(_pc: usize, segment: i64, va: i64): i32 {
+  if (((segment as u32) & 15) >= (SEG_LDTR as u32) && isUserPrevented()) return fault(VECTOR_GP, 0);
   const selector = load<u32>(CPU_SEG_SELECTOR + ((segment as u32) & 15) * 4);
   return storeAs(va, 2, selector as i64, load<u64>(CPU_GENERATION)) ? 0 : LEAVE_FAULT;
 }
 
-export function pushSegment(_pc: usize, segment: i64): i32 {
-  const rsp = load<i64>(CPU_REGS + RSP_OFFSET) - 8;
-  if (!storeAs(rsp, 8, load<u32>(CPU_SEG_SELECTOR + (segment as u32) * 4) as i64, load<u64>(CPU_GENERATION))) return LEAVE_FAULT;
-  store<i64>(CPU_REGS + RSP_OFFSET, rsp);
+export function pushSegment(pc: usize, segment: i64): i32 {
+  const bytes = sizeOf(pc);
+  if (!stackWrite(-(bytes as i64), bytes, load<u32>(CPU_SEG_SELECTOR + (segment as u32) * 4) as u64)) return LEAVE_FAULT;
+  moveStack(-(bytes as i64));
   return 0;
 }
 
 export function popSegment(pc: usize, segment: i64): i32 {
-  const rsp = load<i64>(CPU_REGS + RSP_OFFSET);
-  const host = slowRead(rsp, 8);
+  const bytes = sizeOf(pc);
+  const host = stackRead(0, bytes);
   if (host === 0) return LEAVE_FAULT;
+  // The width of the stack pointer is that of the stack from which it was popped.
+  const mask = stackMask();
+  const next = load<u64>(CPU_REGS + RSP_OFFSET) + (bytes as u64);
   const code = loadSegment(pc, segment, load<u16>(host) as i64);
-  if (code === 0 || code === LEAVE_NEXT) store<i64>(CPU_REGS + RSP_OFFSET, rsp + 8);
+  if (code !== 0 && code !== LEAVE_NEXT) return code;
+  if (mask === 0xffff) store<u16>(CPU_REGS + RSP_OFFSET, next as u16);
+  else store<u64>(CPU_REGS + RSP_OFFSET, next & mask);
+  return code;
+}
+
+/** LES LDS LSS LFS LGS: the offset, which is in TEMP1, goes to the register if the segment could be loaded. */
+export function loadFarPointer(pc: usize, segment: i64, selector: i64): i32 {
+  const code = loadSegment(pc, segment, selector & 0xffff);
+  if (code === 0 || code === LEAVE_NEXT) setSized(CPU_REGS + (load<u8>(pc, UOP_DST) as u32), sizeOf(pc), load<u64>(CPU_TEMP1));
   return code;
 }
 
@@ -200,6 +257,7 @@ export function loadSystemSegment(_pc: usize, segment: i64, value: i64): i32 {
     setNullSegment(SEG_LDTR, selector);
     return 0;
   }
+  if (selector & 4) return fault(VECTOR_GP, selector & 0xfffc);
   const code = readDescriptor(selector, VECTOR_GP, 16);
   if (code !== 0) return code;
   const descriptor = load<u64>(SHARED_SCRATCH);

@@ -39,16 +39,16 @@ import {
   TRAPS_REGION_BYTES,
   UOP_DST,
 } from "./layout.gen.ts";
-import { commitBounce, findForRead, hostForRead, slowReadForWrite, softEntry, storeAs } from "./memory.ts";
+import { commitBounce, findForRead, slowReadForWrite, softEntry } from "./memory.ts";
 import { translate, VECTOR_GP, VECTOR_UD } from "./mmu.ts";
 import { hostOf, isBounce, physicalOf } from "./physical.ts";
 import { portFlushLine, portHostAccess, portPrefetchLine, portTime } from "./port.gen.ts";
+import { moveStack, stackRead, stackWrite, valueAt } from "./stack.ts";
 
 const RAX = CPU_REGS;
 const RCX = CPU_REGS + 8;
 const RDX = CPU_REGS + 16;
 const RBX = CPU_REGS + 24;
-const RSP = CPU_REGS + 32;
 
 function ioPrivileged(): bool {
   return (load<u32>(CPU_CPL) as u64) <= (load<u64>(CPU_RFLAGS) & (IOPL as u64)) >> 12;
@@ -71,27 +71,24 @@ export function setInterruptFlag(_pc: usize): i32 {
   return LEAVE_NEXT;
 }
 
-/** PUSHFQ (imm 8) and PUSHF (imm 2): RF and VM read as 0. */
+/** PUSHF, PUSHFD, PUSHFQ; imm: operand size. RF and VM read as 0. */
 export function pushFlags(_pc: usize, bytes: i64): i32 {
-  const rsp = load<i64>(RSP) - bytes;
-  const image = readFlags() & ~((RF | VM) as u64);
-  if (!storeAs(rsp, bytes as u32, image as i64, load<u64>(CPU_GENERATION))) return LEAVE_FAULT;
-  store<i64>(RSP, rsp);
+  if (!stackWrite(-bytes, bytes as u32, readFlags() & ~((RF | VM) as u64))) return LEAVE_FAULT;
+  moveStack(-bytes);
   return 0;
 }
 
 export function popFlags(_pc: usize, bytes: i64): i32 {
-  const rsp = load<i64>(RSP);
-  const host = hostForRead(rsp, bytes as u32, load<u64>(CPU_GENERATION));
+  const host = stackRead(0, bytes as u32);
   if (host === 0) return LEAVE_FAULT;
   const flags = readFlags();
   let changeable: u64 = ~((IOPL | IF | VIF | VIP | VM | RF) as u64);
   if (load<u32>(CPU_CPL) === 0) changeable |= (IOPL | IF) as u64;
   else if (ioPrivileged()) changeable |= IF as u64;
   if (bytes === 2) changeable &= 0xffff;
-  const image = bytes === 2 ? (load<u16>(host) as u64) : load<u64>(host);
+  const image = valueAt(host, bytes as u32);
   writeFlags((image & changeable) | (flags & ~changeable & ~(RF as u64)));
-  store<i64>(RSP, rsp + bytes);
+  moveStack(bytes);
   refreshMode();
   return LEAVE_NEXT;
 }

@@ -8,8 +8,12 @@ import {
   BLOCK_NEXT,
   BLOCK_OFFSET,
   CODE_REGION,
+  CODE_SEGMENTED,
+  CODE_STEP,
   FRAME_BLOCKS_REGION,
   FRAME_LINES_REGION,
+  SEG_CS,
+  SEG_FS,
   SHARED_CODE_TOP,
   SITE_FIRST,
   SITE_INDEX,
@@ -33,9 +37,12 @@ import {
   UOP_SRC,
 } from "../core/layout.gen.ts";
 import type { Decoded } from "./decode.ts";
+import { effectsOf } from "./effects.ts";
 import { RBP, RSP, TEMP0, ZERO } from "./ir.ts";
-import { opNumber } from "./op-table.ts";
+import { OPS, opNumber } from "./op-table.ts";
 
+const LEA16_ZERO = opNumber("lea16_zero");
+const SEGMENT_ADDRESS = opNumber("segment_address");
 const LEA32 = opNumber("lea32");
 const LEA64 = opNumber("lea64");
 const MOV64_IMM64 = opNumber("mov64_imm64");
@@ -48,6 +55,25 @@ export const BRANCH_BYTES = 32;
 /** Slots of the two links in a branch. */
 export const NOT_TAKEN = UOP_LINK;
 export const TAKEN = UOP_LINK + 4;
+
+/** Ops whose core function writes to its memory operand. */
+const WRITING_FUNCTIONS: ReadonlySet<string> = new Set([
+  "cmpxchg8b",
+  "cmpxchg16b",
+  "sgdt",
+  "sidt",
+  "smsw_m",
+  "store_selector_m",
+  "vector_store",
+  "vector_store_aligned",
+]);
+/** By op: it writes to its memory operand. */
+const writesMemory: readonly boolean[] = OPS.map((op) => WRITING_FUNCTIONS.has(op.name) || effectsOf(op).stores);
+
+/** Fields of the immediate of `segment_address`. */
+const SEGMENT_BYTES_SHIFT = 4;
+const SEGMENT_WRITE = 0x1000;
+const SEGMENT_ADDRESS_16 = 0x2000;
 
 /** Ops that address the stack by themselves. */
 const stackOps: ReadonlySet<number> = new Set(
@@ -87,20 +113,22 @@ export class MicroOpWriter {
   /** Entry of the block at `offset` in the frame of the block that is being written, or 0. Single-step blocks have no neighbours. */
   known(offset: number): number {
     const { view } = this;
-    if (this.frame < 0 || view.getUint8(this.block + BLOCK_MODE) !== 0) return 0;
+    const mode = view.getUint8(this.block + BLOCK_MODE);
+    if (this.frame < 0 || (mode & CODE_STEP) !== 0) return 0;
     let block = view.getUint32(FRAME_BLOCKS_REGION + this.frame * 4, true);
     while (block !== 0) {
-      if (view.getUint16(block + BLOCK_OFFSET, true) === offset && view.getUint8(block + BLOCK_MODE) === 0) return block + BLOCK_BYTES;
+      if (view.getUint16(block + BLOCK_OFFSET, true) === offset && view.getUint8(block + BLOCK_MODE) === mode) return block + BLOCK_BYTES;
       block = view.getUint32(block + BLOCK_NEXT, true);
     }
     return 0;
   }
 
-  beginBlock(offset: number, step: boolean, frame: number): void {
+  /** `mode`: CODE_* bits, with CODE_STEP. */
+  beginBlock(offset: number, mode: number, frame: number): void {
     this.pc = this.view.getUint32(SHARED_CODE_TOP, true);
     this.frame = frame;
     this.pending = [];
-    this.writeHeader(offset, step ? 1 : 0);
+    this.writeHeader(offset, mode);
     this.firstEntry = this.entry;
   }
 
@@ -167,6 +195,7 @@ export class MicroOpWriter {
   /** A micro-op with the memory operand of `i`. */
   emitMemory(op: number, dst: number, src: number, i: Decoded, imm = 0): number {
     const bytes = PLAIN_BYTES;
+    if (i.mode !== 0) return this.emitCompatMemory(op, dst, src, i, imm);
     if (i.dispWide) return this.emitWideAddress(op, dst, src, i, imm);
     let { base, index, scale, disp } = i;
     if (i.address32) {
@@ -188,6 +217,46 @@ export class MicroOpWriter {
       }
     }
     return this.write(op, dst, src, base, index, scale, disp, imm, bytes);
+  }
+
+  /** Compatibility mode: the effective address is cut to its size, checked unless its segment is flat, and becomes a linear one. */
+  private emitCompatMemory(op: number, dst: number, src: number, i: Decoded, imm: number): number {
+    this.writeEffective(LEA32, i);
+    return this.emitInSegment(op, dst, src, i, imm);
+  }
+
+  /** As a memory operand of `i`, at the effective address in TEMP0. */
+  emitInSegment(op: number, dst: number, src: number, i: Decoded, imm = 0): number {
+    const isFlat = (i.mode & CODE_SEGMENTED) === 0 && i.segmentRegister !== SEG_CS && i.segmentRegister < SEG_FS;
+    if (!isFlat) {
+      const how =
+        i.segmentRegister |
+        (Math.max(1, i.memoryBytes) << SEGMENT_BYTES_SHIFT) |
+        (writesMemory[op] === true ? SEGMENT_WRITE : 0) |
+        (i.addressBits === 16 ? SEGMENT_ADDRESS_16 : 0);
+      this.write(SEGMENT_ADDRESS, ZERO, ZERO, TEMP0, ZERO, 0, 0, how, PLAIN_BYTES);
+    }
+    return this.write(op, dst, src, TEMP0, ZERO, 0, 0, imm, PLAIN_BYTES);
+  }
+
+  /** The effective address of `i`, cut to its size, in TEMP0. */
+  private writeEffective(lea32: number, i: Decoded): void {
+    this.write(i.addressBits === 16 ? LEA16_ZERO : lea32, TEMP0, ZERO, i.base, i.index, i.scale, i.disp, 0, PLAIN_BYTES);
+  }
+
+  /** The effective address of `i` in TEMP0, in compatibility mode, for code that goes on with emitInSegment(). */
+  emitEffective(i: Decoded): void {
+    this.writeEffective(LEA32, i);
+  }
+
+  /** A sum into TEMP0, cut to the address size of `i`: TEMP0 + `index` + `disp`. */
+  emitMoveEffective(i: Decoded, index: number, disp: number): void {
+    this.write(i.addressBits === 16 ? LEA16_ZERO : LEA32, TEMP0, ZERO, TEMP0, index, 0, disp, 0, PLAIN_BYTES);
+  }
+
+  /** A micro-op that calls a core function, with the operand size in bytes, which the function reads. */
+  emitSized(op: number, bytes: number, dst = ZERO, src = ZERO, imm = 0, disp = 0): number {
+    return this.write(op, dst, src, ZERO, ZERO, bytes, disp, imm, PLAIN_BYTES);
   }
 
   /** An absolute 64-bit address (MOV with moffs). */

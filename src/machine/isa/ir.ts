@@ -217,3 +217,4 @@ export const TEMP1 = 144;
 export const PAGE_BASE = 152;
 export const FS_BASE = 160;
 export const GS_BASE = 168;
+export const TEMP2 = 176;

@@ -8,7 +8,10 @@ import {
   BLOCK_BYTES,
   BLOCK_LIMIT,
   BLOCK_NEXT,
+  CODE_16,
+  CODE_32,
   CODE_REGION,
+  CODE_SEGMENTED,
   CPU_FS_BASE,
   CPU_REGS,
   FRAME_BLOCKS_REGION,
@@ -41,13 +44,14 @@ class OpCollector {
     this.translator = new Translator({ view: this.view, bytes: this.bytes, physical: PHYSICAL_REGION, nextPage: () => -1 });
   }
 
-  add(code: readonly number[]): void {
+  /** `mode`: CODE_* bits. */
+  add(code: readonly number[], mode = 0): void {
     this.view.setUint32(SHARED_CODE_TOP, CODE_REGION, true);
     this.bytes.fill(0x90, PHYSICAL_REGION, PHYSICAL_REGION + 32);
     this.bytes.set(code, PHYSICAL_REGION);
     this.bytes[PHYSICAL_REGION + 32] = 0xc3;
     this.view.setUint32(FRAME_BLOCKS_REGION, 0, true);
-    this.translator.translate(0, 0, false);
+    this.translator.translate(0, 0, mode);
     for (let block = this.view.getUint32(FRAME_BLOCKS_REGION, true); block !== 0; block = this.view.getUint32(block + BLOCK_NEXT, true)) {
       this.addBlock(block);
     }
@@ -78,6 +82,20 @@ function addAllEncodings(collector: OpCollector): void {
       for (let opcode = 0; opcode < 256; opcode++) {
         for (let reg = 0; reg < 8; reg++) {
           for (const mod of [0xc2, 0x02]) collector.add([...prefix, ...map, opcode, mod | (reg << 3), ...IMMEDIATE]);
+        }
+      }
+    }
+  }
+}
+
+/** Every opcode of compatibility mode. */
+function addCompatEncodings(collector: OpCollector): void {
+  for (const mode of [CODE_32, CODE_32 | CODE_SEGMENTED, CODE_16]) {
+    for (const prefix of [[], [0x66], [0x67]]) {
+      for (const map of [[], [0x0f]]) {
+        for (let opcode = 0; opcode < 256; opcode++) {
+          for (const modrm of [0xc2, 0x02, 0xea, 0x2a, 0xd2, 0x12, 0xe2, 0x22, 0xf2, 0x32])
+            collector.add([...prefix, ...map, opcode, modrm, ...IMMEDIATE], mode);
         }
       }
     }
@@ -147,6 +165,7 @@ test("every op of the table is emitted by some encoding", () => {
   addFusedPairs(collector);
   addDeadFlags(collector);
   addOthers(collector);
+  addCompatEncodings(collector);
   const missing = OPS.map((op) => op.name).filter((name) => !collector.seen.has(name) && !TRANSLATOR_OPS.includes(name));
   assert.deepEqual(missing, []);
 });

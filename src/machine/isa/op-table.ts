@@ -3,13 +3,14 @@
 import type { Op } from "./ir.ts";
 import { aluOps } from "./ops/alu.ts";
 import { arithmeticOps } from "./ops/arithmetic.ts";
+import { compatOps } from "./ops/compat.ts";
 import { controlOps } from "./ops/control.ts";
 import { moveOps } from "./ops/move.ts";
 import { shiftOps } from "./ops/shift.ts";
 import { stringOps } from "./ops/string.ts";
 import { systemOps } from "./ops/system.ts";
 
-const all: readonly Op[] = [...aluOps, ...moveOps, ...shiftOps, ...arithmeticOps, ...controlOps, ...stringOps, ...systemOps];
+const all: readonly Op[] = [...aluOps, ...moveOps, ...shiftOps, ...arithmeticOps, ...controlOps, ...stringOps, ...systemOps, ...compatOps];
 
 export const OPS: readonly Op[] = [...all.filter((op) => !op.cold), ...all.filter((op) => op.cold)];
 

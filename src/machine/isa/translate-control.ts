@@ -33,7 +33,8 @@ const ENTER = opNumber("enter");
 const PUSH_SEGMENT = opNumber("push_segment");
 const POP_SEGMENT = opNumber("pop_segment");
 
-const JCC = [
+/** Conditional jumps in the order of CONDITIONS. */
+export const JCC = [
   Mnemonic.Jo,
   Mnemonic.Jno,
   Mnemonic.Jb,
@@ -71,7 +72,7 @@ const fused: readonly number[] = FUSED_ALU.flatMap((alu) =>
 export function fusedOp(alu: Decoded, jcc: Decoded): number {
   const condition = conditionOf[jcc.mnemonic] ?? -1;
   const which = fusible[alu.mnemonic] ?? -1;
-  if (condition < 0 || which < 0 || alu.kinds[0] !== REG) return -1;
+  if (condition < 0 || which < 0 || alu.kinds[0] !== REG || jcc.isSlowBranch) return -1;
   const second = alu.kinds[1];
   if (second !== REG && second !== IMM) return -1;
   const size = registerSize(alu.registers[0]);
@@ -108,7 +109,6 @@ export { NOT_TAKEN };
 function jumpHandler(w: MicroOpWriter, i: Decoded): boolean {
   if (i.kinds[0] === BRANCH) w.link(w.emitBranch(JMP, i), TAKEN, i.target);
   else if (i.kinds[0] === REG && registerSize(i.registers[0]) === SIZE_64) w.emitBranch(JMP_R, i, reg(i, 0));
-  // A far jump has a 10-byte operand: not implemented.
   else if (i.kinds[0] === MEM && i.memoryBytes === 8) w.emitBranchMemory(JMP_M, i);
   else return false;
   return true;

@@ -6,7 +6,7 @@ import { define, type Handler } from "./handlers.ts";
 import { CONDITIONS, TEMP1, ZERO } from "./ir.ts";
 import { findOp, opNumber } from "./op-table.ts";
 import type { AluName } from "./ops/alu.ts";
-import { STRING_ADDRESS32, STRING_REPEAT, STRING_REPEAT_NE } from "./ops/string.ts";
+import { STRING_ADDRESS16, STRING_ADDRESS32, STRING_REPEAT, STRING_REPEAT_NE, STRING_SEGMENT_SHIFT } from "./ops/string.ts";
 import { registerOffset, registerSize, SIZE_32, SIZE_64 } from "./registers.ts";
 
 const BITS = [8, 16, 32, 64] as const;
@@ -270,6 +270,8 @@ function stringHandler(name: string, size: number): Handler {
     if (i.repeats) how |= STRING_REPEAT;
     if (i.repeatsNe) how |= STRING_REPEAT_NE;
     if (i.address32) how |= STRING_ADDRESS32;
+    if (i.addressBits === 16) how |= STRING_ADDRESS16;
+    how |= i.segmentRegister << STRING_SEGMENT_SHIFT;
     w.emit(op, ZERO, i.segment, how);
     return true;
   };

@@ -260,8 +260,10 @@ function defineEventsAndFlags(): void {
   define(Mnemonic.Stac, fixedHandler("stac", 1), INLINE);
   define(Mnemonic.Hlt, fixedHandler("hlt"), LEAVES);
   define(Mnemonic.Pushfq, fixedHandler("pushf", 8), INLINE);
+  define(Mnemonic.Pushfd, fixedHandler("pushf", 4), INLINE);
   define(Mnemonic.Pushf, fixedHandler("pushf", 2), INLINE);
   define(Mnemonic.Popfq, fixedHandler("popf", 8), LEAVES);
+  define(Mnemonic.Popfd, fixedHandler("popf", 4), LEAVES);
   define(Mnemonic.Popf, fixedHandler("popf", 2), LEAVES);
   define(Mnemonic.Int, (w, i) => emitted(w.emit(opNumber("int_n"), ZERO, ZERO, i.imm & 0xff)), LEAVES);
   define(Mnemonic.Int3, fixedHandler("int3"), LEAVES);
@@ -270,8 +272,9 @@ function defineEventsAndFlags(): void {
   define(Mnemonic.Ud1, fixedHandler("undefined"), LEAVES);
   define(Mnemonic.Ud2, fixedHandler("undefined"), LEAVES);
   define(Mnemonic.INVALID, fixedHandler("undefined"), LEAVES);
-  define(Mnemonic.Iretq, fixedHandler("iretq"), LEAVES);
-  define(Mnemonic.Retf, (w, i) => emitted(w.emit(opNumber("far_return"), ZERO, ZERO, i.kinds[0] === IMM ? i.imm & 0xffff : 0)), LEAVES);
+  define(Mnemonic.Iretq, fixedHandler("iretq", 8), LEAVES);
+  define(Mnemonic.Iretd, fixedHandler("iretq", 4), LEAVES);
+  define(Mnemonic.Iret, fixedHandler("iretq", 2), LEAVES);
   define(Mnemonic.Syscall, fixedHandler("syscall"), LEAVES);
   define(Mnemonic.Sysretq, fixedHandler("sysretq"), LEAVES);
   define(Mnemonic.Swapgs, fixedHandler("swapgs"), INLINE);

@@ -1,12 +1,13 @@
 // The translator: from bytes of a physical page to a block of micro-ops. Decode up to 64 instructions of one page, find out which flag
 // results nobody reads, emit. The core asks for a block when it has none; see `core/blocks.ts` for how blocks are found and forgotten.
 import { Decoder, DecoderError, Instruction } from "iced-x86";
-import { MAX_BLOCK_INSTRUCTIONS, SHARED_TRANSLATED_NEXT } from "../core/layout.gen.ts";
-import { DECODE_BASE, type Decoded, MEM, newDecoded, readInstruction } from "./decode.ts";
+import { CODE_SEGMENTED, CODE_STEP, MAX_BLOCK_INSTRUCTIONS, SHARED_TRANSLATED_NEXT } from "../core/layout.gen.ts";
+import { bitnessOf, type Decoded, decodeBase, MEM, newDecoded, readInstruction } from "./decode.ts";
 import { MicroOpWriter, NOT_TAKEN } from "./emit.ts";
 import { FLOW_CONDITIONAL, FLOW_END, FLOW_LEAVES, handlers } from "./handlers.ts";
 import { ZERO } from "./ir.ts";
 import { opNumber } from "./op-table.ts";
+import { defineCompat } from "./translate-compat.ts";
 import { defineControl, emitFused, fusedOp } from "./translate-control.ts";
 import { defineInteger } from "./translate-integer.ts";
 import { defineSystem } from "./translate-system.ts";
@@ -14,11 +15,13 @@ import { defineSystem } from "./translate-system.ts";
 defineInteger();
 defineControl();
 defineSystem();
+defineCompat();
 
 const JMP = opNumber("jmp");
 const UNDEFINED = opNumber("undefined");
 const NOP = opNumber("nop");
 const CHECK_NEXT_PAGE = opNumber("check_next_page");
+const CHECK_FETCH = opNumber("check_fetch");
 const FETCH_FAULT = opNumber("fetch_fault");
 
 const PAGE_BYTES = 4096;
@@ -42,6 +45,8 @@ export class Translator {
   private readonly instruction = new Instruction();
   private readonly decoded: Decoded[] = Array.from({ length: MAX_BLOCK_INSTRUCTIONS }, newDecoded);
   private count = 0;
+  /** CODE_* bits of the block. */
+  private mode = 0;
   /** Blocks translated so far. */
   blocks = 0;
 
@@ -50,13 +55,17 @@ export class Translator {
     this.writer = new MicroOpWriter(memory.view);
   }
 
-  /** Translates the block at byte `offset` of the physical page `page` (-1: no memory is there). Returns its first micro-op. */
-  translate(page: number, offset: number, step: boolean): number {
+  /**
+   * Translates the block at byte `offset` of the physical page `page` (-1: no memory is there) as code of `mode` (CODE_*). Returns its
+   * first micro-op.
+   */
+  translate(page: number, offset: number, mode: number): number {
+    this.mode = mode;
     this.blocks++;
     const frame = page < 0 ? -1 : page / PAGE_BYTES;
     const { writer } = this;
-    writer.beginBlock(offset, step, frame);
-    this.decode(page, offset, step ? 1 : MAX_BLOCK_INSTRUCTIONS);
+    writer.beginBlock(offset, mode, frame);
+    this.decode(page, offset, (mode & CODE_STEP) !== 0 ? 1 : MAX_BLOCK_INSTRUCTIONS);
     if (this.count === 0) return this.translateCrossing(page, offset);
     this.findDeadFlags();
     this.emitAll();
@@ -94,8 +103,8 @@ export class Translator {
 
   /** Decodes instructions that lie in `bytes`. Returns where to go on, or -1: the block has its end. */
   private decodeWindow(bytes: Uint8Array, offset: number, limit: number): number {
-    const decoder = new Decoder(64, bytes, 0);
-    decoder.ip = BigInt(DECODE_BASE + offset);
+    const decoder = new Decoder(bitnessOf(this.mode), bytes, 0);
+    decoder.ip = BigInt(decodeBase(this.mode) + offset);
     let at = offset;
     try {
       while (this.count < limit) {
@@ -103,11 +112,11 @@ export class Translator {
         // Too few bytes: the instruction goes on behind the window (or behind the page).
         if (decoder.lastError === DecoderError.NoMoreBytes) return at;
         const entry = this.slot(this.count);
-        readInstruction(this.instruction, at, entry);
+        readInstruction(this.instruction, at, this.mode, entry);
         this.count++;
         at = entry.end;
         const flow = handlers[entry.mnemonic]?.flow ?? FLOW_LEAVES;
-        if (flow === FLOW_END || flow === FLOW_LEAVES) return -1;
+        if (flow === FLOW_END || flow === FLOW_LEAVES || entry.isSlowBranch) return -1;
         // Behind a conditional branch the block may join one that exists.
         if (flow === FLOW_CONDITIONAL && this.writer.known(at) !== 0) return -1;
         if (at >= PAGE_BYTES) return -1;
@@ -152,6 +161,7 @@ export class Translator {
         writer.linkHere(open, NOT_TAKEN);
       }
       writer.beginInstruction(i);
+      if ((this.mode & CODE_SEGMENTED) !== 0) writer.emit(CHECK_FETCH, ZERO, ZERO, i.end);
       open = -1;
       const next = n + 1 < this.count ? this.at(n + 1) : undefined;
       const fused = next === undefined ? -1 : fusedOp(i, next);
@@ -179,7 +189,7 @@ export class Translator {
     }
     // A block begins with a micro-op of its first instruction, even if that does nothing: it is what becomes stale.
     if (writer.pc === start && start === writer.entry) writer.emit(NOP);
-    if (entry?.flow === FLOW_CONDITIONAL) return writer.pc - 32;
+    if (entry?.flow === FLOW_CONDITIONAL && !i.isSlowBranch) return writer.pc - 32;
     writer.count++;
     return -1;
   }
@@ -205,6 +215,7 @@ export class Translator {
     this.decodeWindow(bytes, offset, 1);
     writer.beginInstruction(i);
     writer.emit(CHECK_NEXT_PAGE, ZERO, ZERO, nextPage / PAGE_BYTES);
+    if ((this.mode & CODE_SEGMENTED) !== 0 && this.count !== 0) writer.emit(CHECK_FETCH, ZERO, ZERO, i.end);
     // Longer than 15 bytes is #GP on silicon; the decoder calls it invalid, and it ends as #UD.
     if (this.count === 0) writer.emit(UNDEFINED);
     else {

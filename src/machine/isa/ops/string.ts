@@ -15,6 +15,10 @@ export const STRING_REPEAT = 4;
 export const STRING_REPEAT_NE = 8;
 /** IMM: 32-bit addresses (prefix 67). */
 export const STRING_ADDRESS32 = 16;
+/** IMM: 16-bit addresses (compatibility mode). */
+export const STRING_ADDRESS16 = 32;
+/** IMM: SEG_* of the source, for compatibility mode. */
+export const STRING_SEGMENT_SHIFT = 8;
 
 export const stringOps: readonly Op[] = STRING_NAMES.map((name) => ({
   name,

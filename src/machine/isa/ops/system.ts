@@ -35,7 +35,7 @@ export const systemOps: readonly Op[] = [
   system("int1", "debugTrap"),
   system("undefined", "undefinedInstruction", imm),
   system("trap", "trap"),
-  system("iretq", "interruptReturn"),
+  system("iretq", "interruptReturn", imm),
   system("far_return", "farReturn", imm),
   system("syscall", "systemCall"),
   system("sysretq", "systemReturn"),
@@ -63,6 +63,7 @@ export const systemOps: readonly Op[] = [
   slow("store_selector_m", "storeSelectorMemory", imm, address),
   system("load_segment", "loadSegment", imm, source),
   system("load_segment_m", "loadSegmentMemory", imm, address),
+  // These two and far_return read their operand size in SCALE.
   slow("push_segment", "pushSegment", imm),
   system("pop_segment", "popSegment", imm),
   system("verw", "verifyWrite", source),
