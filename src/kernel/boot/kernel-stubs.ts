@@ -5,6 +5,7 @@ import { switchStubs } from "../entry/entry-switches.ts";
 import { entryTextEnd, entryTextStart } from "../entry/entry-text.ts";
 import { espfixStubs } from "../entry/espfix.ts";
 import { excDebug, excDoubleFault, exceptions, excMachineCheck } from "../entry/exceptions.ts";
+import { fpuStubs } from "../entry/fpu-stubs.ts";
 import { idtEntryStub, retFromForkStub, returnStubs } from "../entry/idtentry-stubs.ts";
 import { interrupts } from "../entry/interrupts.ts";
 import { excNmi } from "../entry/nmi.ts";
@@ -58,6 +59,7 @@ export function kernelCode(startKernel: () => void, startSecondary: () => void, 
     ...irqs.map((i) => idtEntryStub(i.symbol, i.handlerName, false, i.handler)),
     entryTextEnd,
     switchToAsm,
+    ...fpuStubs,
     ...flushStubs,
     ...uaccessStubs,
     ...ldtStubs,

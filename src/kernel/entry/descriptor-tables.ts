@@ -9,6 +9,7 @@ import { staticBytes } from "../static-data.ts";
 import { cpuEntryPage, cpuTss, entryStackTop, GDT_BYTES, gdtPage, setIstTop, TSS_BYTES } from "./entry-area.ts";
 import { ENTRY_TEXT_END, ENTRY_TEXT_START } from "./entry-text.ts";
 import { ESPFIX_BASE_ADDR } from "./espfix-layout.ts";
+import { fpuInitCpu } from "./fpu-stubs.ts";
 import { GDT_ENTRY_TSS, IST_INDEX_DB, IST_INDEX_DF, IST_INDEX_MCE, IST_INDEX_NMI } from "./vectors.ts";
 
 const TSS_RSP0 = 4;
@@ -95,6 +96,7 @@ export function reloadDescriptorTables(): void {
   cpu.callStub("reload_segments");
   cpu.loadTable("tr", GDT_ENTRY_TSS, 0);
   cpu.loadTable("idt", idtTable, IDT_BYTES - 1);
+  fpuInitCpu();
 }
 
 /** Gate of the IDT: 64-bit interrupt gate, so that interrupts are off at the handler's first instruction. */

@@ -21,6 +21,9 @@ const syscallFootprint = staticBytes("syscall_footprint", SYSCALL_TOUCHED_BYTES,
 /** In orig_rax, above the number: a call of the 32-bit table (what Linux keeps as TS_COMPAT). */
 export const COMPAT_SYSCALL = 2 ** 32;
 
+/** Result of a call that has set the user's registers itself, RAX too (sigreturn). */
+export const RESULT_IN_REGS = -601;
+
 /** Calls the function of orig_rax with the arguments that it takes: each is a load from pt_regs. May be called again: SLEEP. */
 export function dispatchSyscall(regs: PtRegs, number: number): number {
   if (number >= COMPAT_SYSCALL) return dispatch32(regs, number - COMPAT_SYSCALL);
@@ -77,6 +80,6 @@ export function doSyscall64(): void {
  * `syscall_exit_to_user_mode()`). `decide`: how to leave.
  */
 export function syscallExit(result: number, decide?: () => void): void {
-  PtRegs.at(taskPtRegs(current())).rax = result;
+  if (result !== RESULT_IN_REGS) PtRegs.at(taskPtRegs(current())).rax = result;
   exitToUserModePrepare(true, decide);
 }

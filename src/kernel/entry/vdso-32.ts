@@ -1,5 +1,6 @@
 // The page of code that 32-bit programs make their fast system calls from (kernel: the vDSO's __kernel_vsyscall). SYSENTER saves no return
 // address, so the kernel returns to one place of this page.
+import { PAGE_SIZE } from "../../hardware/index.ts";
 import { Mm } from "../mm/mm-struct.ts";
 import { current } from "../sched/current.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
@@ -10,6 +11,26 @@ export const VDSO32_SYSENTER = Uint8Array.of(0x51, 0x52, 0x55, 0x89, 0xe5, 0x0f,
 export const VDSO32_SYSCALL = Uint8Array.of(0x51, 0x52, 0x55, 0x89, 0xcd, 0x0f, 0x05, 0xcd, 0x80, 0x5d, 0x5a, 0x59, 0xc3);
 /** Behind INT 0x80 (kernel: int80_landing_pad). */
 const LANDING_PAD = 9;
+
+/** Behind the calls: what a handler returns to that names no restorer (kernel: __kernel_rt_sigreturn): mov eax, 173; int 0x80. */
+export const VDSO32_RT_SIGRETURN = Uint8Array.of(0xb8, 0xad, 0x00, 0x00, 0x00, 0xcd, 0x80);
+const RT_SIGRETURN_AT = 16;
+
+/** The page for a CPU that has `instruction`. */
+export function vdso32Page(instruction: "sysenter" | "syscall"): Uint8Array {
+  const page = new Uint8Array(PAGE_SIZE).fill(INT3);
+  page.set(instruction === "sysenter" ? VDSO32_SYSENTER : VDSO32_SYSCALL);
+  page.set(VDSO32_RT_SIGRETURN, RT_SIGRETURN_AT);
+  return page;
+}
+
+const INT3 = 0xcc;
+
+/** Address of the code that ends a handler; 0 where the process has no such page. */
+export function vdso32SigreturnAddress(): number {
+  const vdso = Mm.at(TaskStruct.at(current()).mm).vdso32;
+  return vdso === 0 ? 0 : vdso + RT_SIGRETURN_AT;
+}
 
 /** Where a fast 32-bit call of the running process returns to; 0 where it has no such page. */
 export function vdso32LandingPad(): number {

@@ -19,6 +19,7 @@ import {
   isErr,
 } from "../../abi/index.ts";
 import { addVirt, cpu, NULL, type Ptr, type VirtAddr } from "../../hardware/index.ts";
+import { STUB_SAVE_FPREGS } from "../entry/fpu-stubs.ts";
 import { PtRegs, taskPtRegs } from "../entry/pt-regs.ts";
 import { dupMm } from "../mm/dup-mm.ts";
 import { accessOk } from "../mm/layout.ts";
@@ -133,6 +134,8 @@ function copyThread(pointer: Ptr<"task_struct">, args: CloneArgs): void {
   if (args.stack !== 0) regs.rsp = args.stack;
   child.thread.fsbase = (args.flags & CLONE_SETTLS) !== 0 ? args.tls : parent.thread.fsbase;
   child.thread.gsbase = parent.thread.gsbase;
+  // The parent runs: its vector registers are in the CPU.
+  cpu.callStub(STUB_SAVE_FPREGS, child.thread.fpu.xmm);
 }
 
 /** What a child has of its parent without sharing it. */

@@ -1,9 +1,12 @@
 // Signals on the way to user mode (arch/x86/kernel/signal.c): a system call that a signal interrupted is restarted or ends with EINTR, and
 // the program's handler gets its frame.
-import { EINTR, SA_RESTART, SIGSEGV } from "../../abi/index.ts";
+import { EINTR, SA_RESTART, SIG_DFL, SIGSEGV } from "../../abi/index.ts";
+import type { VirtAddr } from "../../hardware/index.ts";
 import { PtRegs, taskPtRegs } from "../entry/pt-regs.ts";
+import { setupRtFrame } from "../entry/signal-frame.ts";
 import { current } from "../sched/current.ts";
-import { type DeliveredSignal, forceSig, getSignal, restoreSavedSigmask } from "./signal.ts";
+import { TaskStruct } from "../sched/task-struct.ts";
+import { actionOf, type DeliveredSignal, forceSig, getSignal, restoreSavedSigmask, signalDelivered } from "./signal.ts";
 import { ERESTARTNOHAND, ERESTARTSYS } from "./syscall-sleep.ts";
 
 /** SYSCALL and INT 0x80 are two bytes. */
@@ -19,7 +22,8 @@ function restart(regs: PtRegs): void {
 export function archDoSignalOrRestart(isSyscall: boolean): void {
   const regs = PtRegs.at(taskPtRegs(current()));
   const delivered = getSignal();
-  const result = isSyscall ? regs.rax : 0;
+  // After sigreturn it is no system call any more.
+  const result = isSyscall && regs.origRax !== -1 ? regs.rax : 0;
   const isInterrupted = result === ERESTARTSYS || result === ERESTARTNOHAND;
   if (delivered === undefined) {
     if (isInterrupted) restart(regs);
@@ -33,7 +37,14 @@ export function archDoSignalOrRestart(isSyscall: boolean): void {
   handleSignal(delivered);
 }
 
-/** A handler gets no frame yet: the process ends instead. */
+/** The handler runs next; without room for its frame the process ends (kernel: `handle_signal()`, `signal_setup_done()`). */
 function handleSignal(delivered: DeliveredSignal): void {
-  forceSig(SIGSEGV, `no frame for signal ${delivered.signal}`);
+  if (setupRtFrame(delivered) === 0) {
+    signalDelivered(delivered);
+    return;
+  }
+  const segv = actionOf(TaskStruct.at(current()), SIGSEGV);
+  // A handler of SIGSEGV whose own frame does not fit would be tried for ever.
+  if (delivered.signal === SIGSEGV) segv.handler = SIG_DFL as VirtAddr; // a disposition, not an address
+  forceSig(SIGSEGV, `no room for the frame of signal ${delivered.signal}`);
 }

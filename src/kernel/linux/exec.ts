@@ -2,6 +2,7 @@
 // address space that nobody has loaded.
 import { E2BIG, EACCES, EFAULT, EISDIR, ENAMETOOLONG, type Errno, isErr, SIGCHLD } from "../../abi/index.ts";
 import { cpu, NULL, type Ptr, RFLAGS_FIXED, RFLAGS_IF } from "../../hardware/index.ts";
+import { FPREGS_BYTES, STUB_LOAD_FPREGS } from "../entry/fpu-stubs.ts";
 import { PtRegs, taskPtRegs } from "../entry/pt-regs.ts";
 import { __USER_CS, __USER_DS, __USER32_CS } from "../entry/vectors.ts";
 import { mmdrop, mmgrab, mmput } from "../mm/mm.ts";
@@ -150,6 +151,9 @@ function beginNewExec(image: ProgramImage, inode: InodePtr, path: string): void 
   task.thread.fsbase = 0;
   task.thread.gsbase = 0;
   loadSegmentBases(task);
+  const { xmm } = task.thread.fpu;
+  cpu.fill(xmm, 0, FPREGS_BYTES);
+  cpu.callStub(STUB_LOAD_FPREGS, 0, xmm);
   task.sasSp = 0;
   task.sasBytes = 0;
   tasklistLock();

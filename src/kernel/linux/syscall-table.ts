@@ -2,6 +2,7 @@
 // that is not here is ENOSYS.
 import { CLOCK_MONOTONIC, EBADF, EINVAL, ENOMEM, isErr, MAP_ANONYMOUS, O_CREAT, O_TRUNC, O_WRONLY, SYS } from "../../abi/index.ts";
 import { NULL, PAGE_SIZE } from "../../hardware/index.ts";
+import { sysRtSigreturn } from "../entry/signal-frame.ts";
 import { sysPrctl } from "../mitigations/prctl.ts";
 import { sysModifyLdt } from "../mm/ldt.ts";
 import { doBrk, doMmap, doMunmap } from "../mm/mmap.ts";
@@ -80,6 +81,7 @@ export const syscallTable: ReadonlyMap<number, Syscall> = new Map<number, Syscal
   [SYS.fstat, (fd, to) => files.sysFstat(fd | 0, to)],
   [SYS.newfstatat, (fd, path, to, flags) => files.sysNewfstatat(fd | 0, path, to, flags)],
   [SYS.lseek, (fd, offset, whence) => files.sysLseek(fd | 0, offset, whence)],
+  [SYS.rt_sigreturn, () => sysRtSigreturn()],
   [SYS.ioctl, (fd, command, argument) => files.sysIoctl(fd | 0, command, argument)],
   [SYS.dup, (fd) => files.sysDup(fd | 0)],
   [SYS.dup2, (from, to) => files.sysDup2(from | 0, to | 0)],

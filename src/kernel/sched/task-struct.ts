@@ -1,6 +1,7 @@
 // The data of a task. Only declarations.
 import { bytes, embedded, i32, pointer, struct, u32, type View, virtual, word } from "../../hardware/index.ts";
 import { AsiState } from "../asi/asi-struct.ts";
+import { Fpu } from "../entry/fpu-stubs.ts";
 import { SigPending } from "./signal-struct.ts";
 
 /** Kernel: TASK_*. */
@@ -32,6 +33,8 @@ export const ThreadStruct = struct("thread_struct", {
   /** Bases of the user's FS and GS (kernel: fsbase, gsbase). The MSRs hold them while the task runs. */
   fsbase: word,
   gsbase: word,
+  /** Vector registers while the task does not run. Saved and loaded by __switch_to_asm. */
+  fpu: embedded(Fpu),
 });
 
 /** Kernel: struct task_struct. */
