@@ -3,12 +3,14 @@
 import { basename } from "node:path";
 import { CPU_MODELS, DEFAULT_CPU_MODEL, UsageError } from "../hardware/index.ts";
 import { type GuestRun, PRESETS, parseGuestImage, runGuest } from "../lab/index.ts";
-import { cpuModel, oneOf, readArguments, sizeInBytes, wholeNumber } from "./arguments.ts";
+import { type Arguments, cpuModel, oneOf, readArguments, sizeInBytes, wholeNumber } from "./arguments.ts";
 import { checkWritable, readBytes, writeJson } from "./files.ts";
 import { ledgerText } from "./ledger-text.ts";
+import { type HostArguments, runHostProgram } from "./run-host.ts";
 import { runScenario } from "./run-scenario.ts";
 
 const HELP = `cordon run GUEST.elf [OPTIONS]
+cordon run --host PROGRAM.elf ARGUMENTS… [OPTIONS]
 cordon run --scenario FILE.yaml [--ledger FILE]
 
 Runs a static ELF64 guest under the simulated kernel and KVM. Its console (port 0x3f8, port 0xe9) is standard output; the ledger
@@ -19,10 +21,14 @@ follows on standard error. HLT with interrupts off ends the run with status 0, a
   --preset NAME      cordon (default); rfc-v2: the series as posted, its faults included; cordon-fast: every option beyond it
   --append "..."     command line of the guest
   --cpus N           logical CPUs of the host, 1 to 8 (default 1)
-  --memory SIZE      memory of the guest, 2M to 1024M (default 16M)
+  --memory SIZE      memory of the guest, 2M to 1024M (default 16M); with --host of the host, 64M to 2048M (default 128M)
   --gear NAME        architectural (default: semantics only, fast) or detailed (caches, predictors, transient execution)
   --limit CYCLES     stops a guest that has not ended by then (default 20000000000)
   --ledger FILE      writes the ledger as JSON (docs/ledger.schema.json)
+  --host             the file is a static program (ELF64 or ELF32), run as a process of the host with the arguments behind it: standard
+                     output, standard error and exit status are its own; words behind -- are its arguments whatever they look like
+  --root FOLDER      with --host: the files of this folder are its file system
+  --details          with --host: the ledger and the kernel's log on standard error
   --scenario FILE    several programs and guests on several CPUs, as the file says (docs/scenario.schema.json); their console lines
                      carry their names
   --check            evaluates the safety properties S1 to S10 before every kernel step and every entry (slow; S1 and S2
@@ -41,11 +47,16 @@ const OPTIONS = {
   gear: "string",
   limit: "string",
   scenario: "string",
+  host: "boolean",
+  root: "string",
+  details: "boolean",
   ledger: "string",
   check: "boolean",
   help: "boolean",
 } as const;
 
+/** Of a program: more than its stack would take. */
+const MAX_ARGUMENTS = 10_000;
 const STATUS_STOPPED = 3;
 
 function ending(run: GuestRun): string {
@@ -64,10 +75,12 @@ function ending(run: GuestRun): string {
 }
 
 export async function run(args: readonly string[]): Promise<number> {
+  const ours = args.includes("--") ? args.slice(0, args.indexOf("--")) : args;
+  const isHost = ours.includes("--host");
   const parsed = readArguments("run", args, OPTIONS, {
-    min: args.some((word) => /^--(help|scenario)/.test(word)) ? 0 : 1,
-    max: 1,
-    what: "one guest image",
+    min: ours.some((word) => /^--(help|scenario)/.test(word)) ? 0 : 1,
+    max: isHost ? MAX_ARGUMENTS : 1,
+    what: isHost ? "a program and its arguments" : "one guest image",
   });
   if (parsed.flag("help")) {
     process.stdout.write(HELP);
@@ -83,6 +96,9 @@ export async function run(args: readonly string[]): Promise<number> {
     return runScenario(scenario, parsed.text("ledger"));
   }
   const file = parsed.positionals[0] ?? "";
+  if (isHost) return runHostProgram(hostArguments(parsed));
+  for (const option of ["root", "details"])
+    if (parsed.text(option) !== undefined || parsed.flag(option)) throw new UsageError(`run: --${option} is accepted with --host`);
   const model = cpuModel(parsed.text("cpu"), DEFAULT_CPU_MODEL);
   const memoryBytes = sizeInBytes("memory", parsed.text("memory"), 16 * 2 ** 20, 2 * 2 ** 20, 2 ** 30);
   const options = {
@@ -113,4 +129,26 @@ export async function run(args: readonly string[]): Promise<number> {
   if (result.violations !== null && result.violations.length > 0) return 1;
   if (result.ending === "halt" || result.ending === "exit") return result.status;
   return STATUS_STOPPED;
+}
+
+const MIB = 2 ** 20;
+
+function hostArguments(parsed: Arguments): HostArguments {
+  const [file = "", ...args] = parsed.positionals;
+  if (parsed.text("append") !== undefined) throw new UsageError("run: --append is a guest's; a program's arguments stand behind its name");
+  return {
+    file,
+    args,
+    root: parsed.text("root"),
+    model: cpuModel(parsed.text("cpu"), DEFAULT_CPU_MODEL),
+    preset: oneOf("preset", parsed.text("preset"), "cordon", PRESETS),
+    commandLine: parsed.text("cmdline") ?? "asi=on",
+    cpus: wholeNumber("cpus", parsed.text("cpus"), 1, 1, 8),
+    memoryBytes: sizeInBytes("memory", parsed.text("memory"), 128 * MIB, 64 * MIB, 2048 * MIB),
+    gear: oneOf("gear", parsed.text("gear"), "architectural", ["architectural", "detailed"]),
+    limit: wholeNumber("limit", parsed.text("limit"), 20_000_000_000, 1, Number.MAX_SAFE_INTEGER),
+    check: parsed.flag("check"),
+    ledgerFile: parsed.text("ledger"),
+    details: parsed.flag("details"),
+  };
 }

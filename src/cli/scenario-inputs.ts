@@ -2,6 +2,7 @@
 import { dirname, resolve } from "node:path";
 import { parseGuestImage, parseScenario, type Scenario, type ScenarioInputs } from "../lab/index.ts";
 import { readBytes } from "./files.ts";
+import { readRoot } from "./root-files.ts";
 
 export interface LoadedScenario {
   readonly scenario: Scenario;
@@ -15,5 +16,8 @@ export function loadScenario(file: string): LoadedScenario {
   const images = new Map(
     scenario.guests.map((guest) => [guest.name, parseGuestImage(readBytes(at(guest.image)), at(guest.image), guest.memoryBytes)]),
   );
-  return { scenario, inputs: { images } };
+  const programs = new Map<string, Uint8Array>();
+  for (const { name, file: path } of scenario.programs) if (path !== undefined) programs.set(name, readBytes(at(path)));
+  const root = scenario.root === undefined ? new Map<string, Uint8Array>() : readRoot(at(scenario.root));
+  return { scenario, inputs: { images, programs, root } };
 }

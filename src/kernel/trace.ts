@@ -73,6 +73,7 @@ export const TRACE_ASI_FAULT = 18;
 export const TRACE_TLB_KEPT = 19;
 export const TRACE_RETURN_STACK_FILLED = 20;
 export const TRACE_PROCESS_NOT_STARTED = 21;
+export const TRACE_PROCESS_FORK = 22;
 /** What took a range of addresses away is done: no translation made before may be used from here on (S8). */
 export const TRACE_UNMAPPED = 30;
 export const TRACE_L1D_FLUSH = 40;
@@ -99,6 +100,7 @@ export const TRACE_EVENTS: ReadonlyMap<number, TraceEvent> = new Map([
   [TRACE_BOOT_DONE, { name: "boot done", values: ["cpus"] }],
   [TRACE_VM_ENTRY, { name: "VM entry", values: ["vcpu"] }],
   [TRACE_VM_EXIT, { name: "VM exit", values: ["exit reason"] }],
+  [TRACE_PROCESS_FORK, { name: "fork", values: ["pid", "pid of the child"] }],
   [TRACE_PROCESS_NOT_STARTED, { name: "process not started", values: ["index in the configuration", "error"] }],
   [TRACE_PROCESS_EXIT, { name: "process exit", values: ["pid", "exit code"] }],
   [TRACE_WARN, { name: "warning", values: ["number (WARNINGS)"] }],

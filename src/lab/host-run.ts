@@ -34,15 +34,17 @@ export interface HostRunOptions {
 }
 
 export interface HostRun {
-  /** Why it is over: the program ended, the limit, or nothing could go on ("idle", "triple-fault"). */
-  readonly ending: "exit" | "limit" | "idle" | "triple-fault";
-  /** As a shell says it: the exit status, or 128 and the signal that killed it. 0 when it did not end. */
+  /** Why it is over: the program ended, the limit, nothing could go on ("idle", "triple-fault"), or the kernel could not execute it. */
+  readonly ending: "exit" | "limit" | "idle" | "triple-fault" | "not started";
+  /** As a shell says it: the exit status, or 128 and the signal that killed it. 0 when it did not end; the error if it was not started. */
   readonly status: number;
   readonly stdout: Uint8Array;
   readonly stderr: Uint8Array;
   readonly cycles: number;
   readonly instructions: number;
   readonly ledger: LedgerReport;
+  /** Instructions that the machine does not know: each raised #UD. */
+  readonly unimplemented: readonly LedgerRow[];
   readonly violations: readonly LedgerRow[] | null;
 }
 
@@ -95,14 +97,16 @@ export function runHost(options: HostRunOptions): HostRun {
   });
   const result = simulation.runUntilExit([1], options.limit);
   const { machine } = simulation;
+  const { notStarted } = simulation;
   return {
-    ending: result.kind,
-    status: result.kind === "exit" ? result.status : 0,
+    ending: notStarted === undefined ? result.kind : "not started",
+    status: notStarted?.error ?? (result.kind === "exit" ? result.status : 0),
     stdout: out.flush(),
     stderr: error.flush(),
     cycles: machine.now,
     instructions: machine.instructions,
     ledger: simulation.ledger.report(),
+    unimplemented: machine.unimplemented.map(([what, count]) => ({ what, count })),
     violations: simulation.violations?.map(([what, count]) => ({ what, count })) ?? null,
   };
 }

@@ -11,6 +11,7 @@ import {
   TaskStruct,
   TRACE_BOOT_DONE,
   TRACE_PROCESS_EXIT,
+  TRACE_PROCESS_FORK,
   TRACE_PROCESS_NOT_STARTED,
 } from "../kernel/index.ts";
 import { type Gear, type RunResult, SimulatedMachine } from "../machine/index.ts";
@@ -60,6 +61,8 @@ export class Simulation {
   /** Exit status of each process that ended, by pid. */
   readonly exited = new Map<number, number>();
   private readonly view: KernelView;
+  /** Of each task that was forked: the process of the configuration that it descends from. */
+  private readonly families = new Map<number, number>();
   private waitingFor: readonly number[] = [];
 
   constructor(options: SimulationOptions) {
@@ -115,6 +118,12 @@ export class Simulation {
     return this.view.u32(this.view.word(cpu.perCpuBase + currentTask.offset) + TaskStruct.offset.pid);
   }
 
+  /** Pid of the configured process that the running task is, or descends from. For observers, inside their calls. */
+  get currentFamily(): number {
+    const pid = this.currentPid;
+    return this.families.get(pid) ?? pid;
+  }
+
   /** Runs until all of `pids` have exited, the cycle limit is reached, or nothing can go on. The status is that of the last to exit. */
   runUntilExit(pids: readonly number[], limit: number): RunResult {
     this.waitingFor = pids;
@@ -132,6 +141,7 @@ export class Simulation {
       trace: (event, a, b, c) => {
         this.ledger.trace(event, a, b, c);
         if (event === TRACE_PROCESS_EXIT) this.onExit(a, b);
+        else if (event === TRACE_PROCESS_FORK) this.families.set(b, this.families.get(a) ?? a);
         else if (event === TRACE_PROCESS_NOT_STARTED) this.onNotStarted(options.processes[a], b);
         else if (event === TRACE_BOOT_DONE) this.bootCycles = this.machine.now;
         options.watch?.(event, a, b, c);

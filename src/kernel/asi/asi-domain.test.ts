@@ -3,6 +3,8 @@ import { test } from "node:test";
 import { inKernel } from "../../../test/in-kernel.ts";
 import { EEXIST, EINVAL } from "../../abi/index.ts";
 import { NULL, type Ptr } from "../../hardware/index.ts";
+import { ESPFIX_BASE_ADDR } from "../entry/espfix-layout.ts";
+import { VMEMMAP_START } from "../mm/layout.ts";
 import { mmAlloc, mmput } from "../mm/mm.ts";
 import { Mm } from "../mm/mm-struct.ts";
 import { TRACE_WARN, WARN_INIT_NO_CLASS, WARN_POLICY } from "../trace.ts";
@@ -39,7 +41,8 @@ test("a domain maps what the global nonsensitive tables map, to the same frames,
     const mm = mmAlloc();
     const asi = Asi.at(asiInit(mm, ASI_CLASS_KVM) as Ptr<"asi">);
     const global = Asi.at(ASI_GLOBAL_NONSENSITIVE).pgd;
-    for (const probe of [asiTaints.here(), currAsi.here(), mm, ASI_GLOBAL_NONSENSITIVE]) {
+    // The last two: what an IRET to a 16-bit stack goes through, and the page array.
+    for (const probe of [asiTaints.here(), currAsi.here(), mm, ASI_GLOBAL_NONSENSITIVE, ESPFIX_BASE_ADDR, VMEMMAP_START]) {
       const frame = frameIn(Mm.at(mm).pgd, probe);
       assert.notEqual(frame, undefined);
       assert.notEqual(frameIn(asi.pgd, probe), undefined);

@@ -29,7 +29,6 @@ export function asiGlobalInitPgd(): void {
   for (const address of ownRootEntries()) entryAlloc(global.pgd, address, 3, KERNPG_TABLE, bootTable, () => undefined);
   asiClonePgd(VMEMMAP_START);
   asiClonePgd(CPU_ENTRY_AREA_BASE);
-  asiClonePgd(ESPFIX_BASE_ADDR);
 }
 
 /** One address for each root entry that has tables of its own: the direct map, vmalloc space, the kernel image. */
@@ -43,6 +42,8 @@ function ownRootEntries(): readonly VirtAddr[] {
 /** Maps what exists since boot and is not sensitive (patches 16 and 18). The page allocator is up. */
 export function asiGlobalInit(): void {
   if (!asiEnabled()) return;
+  // Its tables are made by the page allocator, after the root: no domain exists yet that would miss them.
+  asiClonePgd(ESPFIX_BASE_ADDR);
   mapAtBoot(KERNEL_TEXT_BASE, KERNEL_TEXT_BYTES);
   mapAtBoot(KERNEL_DATA_BASE, KERNEL_DATA_BYTES);
   // The tables themselves: allocating a page in the restricted address space writes them.

@@ -1,5 +1,6 @@
 // What a restricted address space maps: translations copied, page by page, from the unrestricted tables, at the same virtual address
 // and to the same frame. Kernel-half tables below the root are shared by all domains and never freed.
+
 import { EBUSY, ENOMEM, type Errno } from "../../abi/index.ts";
 import {
   addVirt,
@@ -19,6 +20,7 @@ import {
   tableIndex,
   type VirtAddr,
 } from "../../hardware/index.ts";
+import { ESPFIX_BASE_ADDR } from "../entry/espfix-layout.ts";
 import { __GFP_RECLAIM, __GFP_ZERO, GFP_KERNEL, GFP_NOWAIT, type Gfp } from "../mm/gfp.ts";
 import { CPU_ENTRY_AREA_BASE, VMEMMAP_START, va } from "../mm/layout.ts";
 import { Mm } from "../mm/mm-struct.ts";
@@ -200,7 +202,7 @@ export function splitRestricted(found: Translation): boolean {
 
 /** Address space areas whose lower tables are those of the unrestricted address space (`asiClonePgd`). */
 function isShared(address: VirtAddr): boolean {
-  return tableIndex(address, 4) === tableIndex(VMEMMAP_START, 4) || tableIndex(address, 4) === tableIndex(CPU_ENTRY_AREA_BASE, 4);
+  return [VMEMMAP_START, CPU_ENTRY_AREA_BASE, ESPFIX_BASE_ADDR].some((shared) => tableIndex(address, 4) === tableIndex(shared, 4));
 }
 
 /** Maps `[offset, offset + bytes)` of every CPU's area (kernel: `asi_map_percpu()`). @returns 0, or as `asiMap` */

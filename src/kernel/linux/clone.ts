@@ -33,6 +33,7 @@ import { SighandStruct, SignalStruct } from "../sched/signal-struct.ts";
 import { attachTask, createTask, discardTask, giveSignals, taskComm, tasklistLock, tasklistUnlock } from "../sched/task.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
 import { localIrqRestore, localIrqSave } from "../spinlock.ts";
+import { TRACE_PROCESS_FORK, trace } from "../trace.ts";
 import { dupFiles, getFiles, putFiles } from "./files.ts";
 import { ihold } from "./ramfs.ts";
 import { RESUME_VFORK } from "./syscall-sleep.ts";
@@ -235,6 +236,7 @@ export function kernelClone(args: CloneArgs): number {
     return EAGAIN;
   }
   const { pid } = child;
+  trace(TRACE_PROCESS_FORK, TaskStruct.at(current()).pid, pid);
   if ((args.flags & CLONE_PARENT_SETTID) !== 0) giveUserBytes(args.parentTid, 4, (buffer) => cpu.store(buffer, 4, pid));
   const flags = localIrqSave();
   activateOn(pointer, selectCpu(child.cpusAllowed));

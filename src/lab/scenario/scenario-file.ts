@@ -15,7 +15,8 @@ export interface ScenarioProgram {
   readonly path: string | undefined;
   readonly args: readonly string[];
   readonly env: Readonly<Record<string, string>>;
-  readonly cpu: number;
+  /** undefined: wherever the scheduler puts it. */
+  readonly cpu: number | undefined;
 }
 
 export interface ScenarioGuest {
@@ -178,10 +179,10 @@ function checked(raw: RawScenario, reader: ScenarioReader): Scenario {
   };
   const programs = (raw.programs ?? []).map((entry, i): ScenarioProgram => {
     const path = ["programs", i];
-    const cpu = common(path, entry);
+    common(path, entry);
     if ((entry.file === undefined) === (entry.path === undefined)) reader.refuse(path, 'exactly one of "file" and "path" is accepted');
     if (entry.path !== undefined && raw.root === undefined) reader.refuse([...path, "path"], '"path" needs a "root" folder at the top');
-    return { name: entry.name, file: entry.file, path: entry.path, args: entry.args ?? [], env: entry.env ?? {}, cpu };
+    return { name: entry.name, file: entry.file, path: entry.path, args: entry.args ?? [], env: entry.env ?? {}, cpu: entry.cpu };
   });
   const guests = (raw.guests ?? []).map((entry, i): ScenarioGuest => {
     const path = ["guests", i];

@@ -1,18 +1,23 @@
 // Running a scenario: one host with everything that the file names on it, until all of it has ended.
-import { assert } from "../../hardware/index.ts";
+import { assert, UsageError } from "../../hardware/index.ts";
 import type { ProcessConfig } from "../../kernel/index.ts";
 import { encodeVmmArguments, type GuestImage, VMM_PUPPET } from "../../vmm/index.ts";
 import { type AddressMap, addressMaps, loadedSpaces } from "../address-map.ts";
+import { packCpio } from "../cpio.ts";
 import { stopReason } from "../guest-run.ts";
 import type { LedgerReport, LedgerRow } from "../ledger.ts";
 import { LineBuffer } from "../line-buffer.ts";
 import { HOST_MEMORY_BYTES, Simulation } from "../simulation.ts";
-import type { Scenario } from "./scenario-file.ts";
+import type { Scenario, ScenarioProgram } from "./scenario-file.ts";
 
 /** What the files that a scenario names hold: the command reads them. */
 export interface ScenarioInputs {
   /** By the name of the guest. */
   readonly images: ReadonlyMap<string, GuestImage>;
+  /** Programs that are host files, by the name of their entry. */
+  readonly programs: ReadonlyMap<string, Uint8Array>;
+  /** The RAM file system's files by path. */
+  readonly root: ReadonlyMap<string, Uint8Array>;
 }
 
 export interface ScenarioSinks {
@@ -56,8 +61,23 @@ export interface ScenarioSnapshot {
   readonly maps: readonly AddressMap[];
 }
 
+/** Where a program that is a host file lies in the RAM file system. */
+function programPath(program: ScenarioProgram): string {
+  return program.path ?? `/scenario/${program.name}`;
+}
+
+/** Programs first, then guests: each in the order of the file. */
 function processesOf(scenario: Scenario, inputs: ScenarioInputs): readonly ProcessConfig[] {
-  return scenario.guests.map((guest): ProcessConfig => {
+  const programs = scenario.programs.map(
+    (program): ProcessConfig => ({
+      name: program.name,
+      program: programPath(program),
+      argv: [program.path ?? program.name, ...program.args],
+      env: Object.entries(program.env).map(([name, value]) => `${name}=${value}`),
+      ...(program.cpu === undefined ? {} : { cpu: program.cpu }),
+    }),
+  );
+  const guests = scenario.guests.map((guest): ProcessConfig => {
     const image = inputs.images.get(guest.name);
     assert(image !== undefined, () => `no image of guest ${guest.name}`);
     return {
@@ -67,6 +87,16 @@ function processesOf(scenario: Scenario, inputs: ScenarioInputs): readonly Proce
       args: encodeVmmArguments({ image, memoryBytes: guest.memoryBytes, commandLine: guest.append }),
     };
   });
+  return [...programs, ...guests];
+}
+
+function rootOf(scenario: Scenario, inputs: ScenarioInputs): ReadonlyMap<string, Uint8Array> {
+  const root = new Map(inputs.root);
+  for (const program of scenario.programs) {
+    const bytes = inputs.programs.get(program.name);
+    if (bytes !== undefined) root.set(programPath(program), bytes);
+  }
+  return root;
 }
 
 function hostMemory(scenario: Scenario): number {
@@ -94,18 +124,25 @@ export class ScenarioHost {
       commandLine: scenario.commandLine,
       preset: scenario.preset,
       processes,
+      initrd: packCpio(rootOf(scenario, inputs)),
       check: scenario.check,
-      console: (byte) => this.buffers.get(this.names[this.simulation.currentPid - 1] ?? "")?.add(byte),
+      console: (byte) => this.buffers.get(this.names[this.simulation.currentFamily - 1] ?? "")?.add(byte),
       log: sinks.log,
       ...(watch === undefined ? {} : { watch }),
     });
   }
 
+  /** UsageError where the kernel could not execute a program. */
   run(): ScenarioRun {
     const { simulation, scenario } = this;
     const pids = this.names.map((_, i) => i + 1);
     const result = simulation.runUntilExit(pids, scenario.limit);
     for (const buffer of this.buffers.values()) buffer.flush();
+    const { notStarted } = simulation;
+    if (notStarted !== undefined)
+      throw new UsageError(
+        `${notStarted.name}: the kernel cannot execute it (error ${notStarted.error}); a static ELF program for x86 is accepted`,
+      );
     const stopped = result.kind === "exit" || result.kind === "limit" ? "" : stopReason(result.kind);
     return {
       cpu: scenario.model.key,
@@ -133,6 +170,7 @@ export class ScenarioHost {
     if (ending !== undefined) return { name, kind: "guest", ending: ending.kind, status: ending.status, reason: ending.reason };
     const status = this.simulation.exited.get(pid);
     if (status !== undefined) return { name, kind: "program", ending: "exit", status, reason: "" };
-    return { name, kind: "guest", ending: stopped === "" ? "limit" : "stopped", status: 0, reason: stopped };
+    const kind = this.scenario.programs.some((program) => program.name === name) ? "program" : "guest";
+    return { name, kind, ending: stopped === "" ? "limit" : "stopped", status: 0, reason: stopped };
   }
 }

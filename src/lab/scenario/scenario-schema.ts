@@ -8,7 +8,7 @@ const NAME = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$";
 /** Logical CPUs of the host. */
 const MAX_CPUS = 8;
 
-const cpu = { type: "integer", minimum: 0, maximum: MAX_CPUS - 1, description: "the CPU it starts on and stays on, from 0" };
+const cpu = { type: "integer", minimum: 0, maximum: MAX_CPUS - 1, description: "the CPU it stays on, from 0" };
 const name = {
   type: "string",
   pattern: NAME,
