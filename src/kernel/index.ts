@@ -21,7 +21,7 @@ export { type MitigationReport, mitigationReport, type ReportOptions } from "./m
 export type { Replacement } from "./mitigations/replacements.ts";
 export { MITIGATION_FILES } from "./mitigations/report-files.ts";
 export { FAIL_FROM_THEN_ON, FAIL_NEVER, FAIL_ONCE, FailAlloc, failAlloc, failAllocState } from "./mm/fail-alloc.ts";
-export { GFP_ATOMIC, GFP_KERNEL } from "./mm/gfp.ts";
+export { GFP_ATOMIC, GFP_HIGHUSER_MOVABLE, GFP_KERNEL } from "./mm/gfp.ts";
 export { CPU_ENTRY_AREA_BASE, PAGE_OFFSET, pa, VMALLOC_END, VMALLOC_START, VMEMMAP_START, va } from "./mm/layout.ts";
 export { Mm } from "./mm/mm-struct.ts";
 export {

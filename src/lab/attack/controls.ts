@@ -6,6 +6,7 @@ import {
   asiMapGfp,
   doL1tfFlush,
   GFP_ATOMIC,
+  GFP_HIGHUSER_MOVABLE,
   GFP_KERNEL,
   getFreePages,
   type KernelHooks,
@@ -13,7 +14,7 @@ import {
   va,
 } from "../../kernel/index.ts";
 
-export const CONTROL_NAMES = ["none", "no-data-flush", "map-secret", "nonsensitive-page"] as const;
+export const CONTROL_NAMES = ["none", "no-data-flush", "map-secret", "nonsensitive-page", "module-loads-secret"] as const;
 export type ControlName = (typeof CONTROL_NAMES)[number];
 
 export const CONTROL_MEANINGS: Readonly<Record<ControlName, string>> = {
@@ -21,6 +22,8 @@ export const CONTROL_MEANINGS: Readonly<Record<ControlName, string>> = {
   "no-data-flush": "ASI without its data flush: L1D keeps what the unrestricted kernel and other processes left",
   "map-secret": "ASI, with the one page of the secret mapped into the restricted address spaces",
   "nonsensitive-page": "ASI, and the attack aims at a page that the kernel allocated as nonsensitive",
+  "module-loads-secret":
+    "the published selftest: the victim runs on another core, and a module loads the secret into the attacker's L1D by its direct-map address",
 };
 
 /** What a control changes in a simulation. */
@@ -30,6 +33,8 @@ export interface Control {
   readonly hooks?: KernelHooks;
   /** The secret is in its page from now on: true asks for the interrupt whose hook is `hooks.irqWork`. */
   readonly wantsInterrupt: boolean;
+  /** The victim has a core of its own, and the interrupt comes again and again on the attacker's. */
+  readonly isOnOtherCore?: boolean;
   /** Physical address that the attack aims at instead of the victim's secret; known after boot. */
   readonly target?: () => PhysAddr;
 }
@@ -44,7 +49,9 @@ export function makeControl(name: ControlName, secretAt: PhysAddr | undefined, c
     case "map-secret":
       return { wantsInterrupt: secretAt !== undefined, hooks: { irqWork: () => mapPageOf(secretAt) } };
     case "nonsensitive-page":
-      return nonsensitivePage(content);
+      return pageOfKernel(content, GFP_KERNEL);
+    case "module-loads-secret":
+      return moduleLoadsSecret(content);
   }
 }
 
@@ -57,18 +64,26 @@ function mapPageOf(secretAt: PhysAddr | undefined): void {
 /** As the victim's secret: not in line 0, whose L1D set is that of every page table. */
 const OFFSET_IN_PAGE = 0x9c0;
 
-function nonsensitivePage(content: Uint8Array): Control {
+function pageOfKernel(content: Uint8Array, gfp: Parameters<typeof getFreePages>[0]): Control & { readonly address: () => VirtAddr } {
   let page: VirtAddr | undefined;
+  const address = (): VirtAddr => {
+    assert(page !== undefined, () => "the kernel has not booted yet");
+    return page;
+  };
   return {
     wantsInterrupt: false,
+    address,
     lateInitcall: () => {
-      const at = addVirt(getFreePages(GFP_KERNEL, 0), OFFSET_IN_PAGE);
+      const at = addVirt(getFreePages(gfp, 0), OFFSET_IN_PAGE);
       for (const [index, byte] of content.entries()) cpu.store(addVirt(at, index), 1, byte);
       page = at;
     },
-    target: () => {
-      assert(page !== undefined, () => "the kernel has not booted yet");
-      return pa(page);
-    },
+    target: () => pa(address()),
   };
+}
+
+/** The selftest's module: its secret is sensitive; its kprobe, here an interrupt, loads it by the direct map. */
+function moduleLoadsSecret(content: Uint8Array): Control {
+  const control = pageOfKernel(content, GFP_HIGHUSER_MOVABLE);
+  return { ...control, isOnOtherCore: true, hooks: { irqWork: () => cpu.load(control.address(), 4) } };
 }

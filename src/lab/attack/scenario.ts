@@ -26,6 +26,7 @@ import {
   type Preset,
   type ProcessConfig,
   TRACE_ASI_EXIT,
+  TRACE_IRQ,
   TRACE_SYSCALL,
   TRACE_VM_ENTRY,
   TRACE_VM_EXIT,
@@ -90,6 +91,11 @@ export const SECRET_BYTES = 32;
 /** The attacks' guests want room for eviction sets. */
 const GUEST_MEMORY_BYTES = 16 * 2 ** 20;
 const BOOT_CPU = cpuId(0);
+/** Runs per byte of the published selftest. */
+const SELFTEST_ROUNDS = 60;
+/** Cycles between two loads by the selftest's module: a round of the attacker takes less. */
+const MODULE_PERIOD = 900_000;
+const VICTIM_PID = 1;
 const ATTACKER_PID = 2;
 /** Longer than any command line of an attack, which is padded to it: the layout of host memory must not depend on it. */
 const COMMAND_LINE_BYTES = 256;
@@ -103,11 +109,11 @@ export function secretOf(seed: number): Uint8Array {
   return new Random(seed).bytes(SECRET_BYTES);
 }
 
-function processes(options: AttackOptions, secret: Uint8Array, commandLine: string): readonly ProcessConfig[] {
+function processes(options: AttackOptions, secret: Uint8Array, commandLine: string, victimCpu: number): readonly ProcessConfig[] {
   const image = parseElf(guestFile(options.attack), `attack-${options.attack}.elf`, GUEST_MEMORY_BYTES);
   const args = { image, memoryBytes: GUEST_MEMORY_BYTES, commandLine: commandLine.padEnd(COMMAND_LINE_BYTES) };
   return [
-    { name: "victim", puppet: VICTIM_PUPPET, args: encodeVictimArguments(secret, 0) },
+    { name: "victim", puppet: VICTIM_PUPPET, args: encodeVictimArguments(secret, 0), cpu: victimCpu },
     { name: "vmm", puppet: VMM_PUPPET, args: encodeVmmArguments(args) },
   ];
 }
@@ -121,13 +127,13 @@ function simulate(
 ): Simulation {
   return new Simulation({
     model: options.model,
-    cpus: 1,
+    cpus: control.isOnOtherCore === true ? 2 : 1,
     gear: "detailed",
     memoryBytes: HOST_MEMORY_BYTES + GUEST_MEMORY_BYTES,
     // No other mitigation: the L1D flush of KVM itself is off.
     commandLine: `asi=${options.asi ? "on" : "off"} mitigations=off kvm-intel.vmentry_l1d_flush=never`,
     preset: options.preset,
-    processes: processes(options, secret, commandLine),
+    processes: processes(options, secret, commandLine, control.isOnOtherCore === true ? 1 : 0),
     ...(control.lateInitcall === undefined ? {} : { lateInitcall: control.lateInitcall }),
     ...(control.hooks === undefined ? {} : { hooks: control.hooks }),
     ...more,
@@ -145,10 +151,12 @@ interface Places {
 function reconnoitre(options: AttackOptions, secret: Uint8Array, content: Uint8Array): Places {
   let found: PhysAddr | undefined;
   const control = makeControl(options.control, undefined, content);
+  const victimCpu = control.isOnOtherCore === true ? cpuId(1) : BOOT_CPU;
   const simulation = simulate(options, secret, "", control, {
     gear: "architectural",
     watch: (event) => {
-      const at = event === TRACE_SYSCALL && found === undefined ? peek(simulation, VICTIM_SECRET) : undefined;
+      const isVictims = event === TRACE_SYSCALL && found === undefined && simulation.currentPid === VICTIM_PID;
+      const at = isVictims ? peek(simulation, VICTIM_SECRET, victimCpu) : undefined;
       if (at === undefined) return;
       found = physAddr(at);
       simulation.machine.stop({ kind: "limit" });
@@ -160,14 +168,14 @@ function reconnoitre(options: AttackOptions, secret: Uint8Array, content: Uint8A
 }
 
 /** Translates in the address space that the CPU is in: the victim's, while it makes a system call after it has used its secret. */
-function peek(simulation: Simulation, address: number): number | undefined {
-  return peekTranslate(simulation.machine.memory, cr3Root(simulation.machine.peekCr3(BOOT_CPU)), address);
+function peek(simulation: Simulation, address: number, cpu = BOOT_CPU): number | undefined {
+  return peekTranslate(simulation.machine.memory, cr3Root(simulation.machine.peekCr3(cpu)), address);
 }
 
-function attackerCommandLine(attack: AttackName, target: PhysAddr, targetVirtual: VirtAddr): string {
+function attackerCommandLine(attack: AttackName, target: PhysAddr, targetVirtual: VirtAddr, rounds: number): string {
   switch (attack) {
     case "l1tf":
-      return `secret=${hex(target)} length=${SECRET_BYTES}`;
+      return `secret=${hex(target)} length=${SECRET_BYTES}${rounds === 0 ? "" : ` rounds=${rounds}`}`;
     case "spectre-v1":
       return `target=${hex(targetVirtual)} table=${hex(hcTable)} size=${hex(hcTableSize)} nr=${KVM_HC_CORDON_TABLE} length=${SECRET_BYTES}`;
   }
@@ -189,7 +197,8 @@ export function runAttack(options: AttackOptions): AttackResult {
   let hypercallsThatExited = 0;
   let isInHypercall = false;
   let isInterruptDue = control.wantsInterrupt;
-  const simulation = simulate(options, secret, attackerCommandLine(options.attack, target, va(target)), control, {
+  const rounds = control.isOnOtherCore === true ? SELFTEST_ROUNDS : 0;
+  const simulation = simulate(options, secret, attackerCommandLine(options.attack, target, va(target), rounds), control, {
     console: (byte) => {
       console += String.fromCharCode(byte);
     },
@@ -202,6 +211,9 @@ export function runAttack(options: AttackOptions): AttackResult {
       if (isInterruptDue && event === TRACE_SYSCALL && peek(simulation, VICTIM_SECRET) !== undefined) {
         isInterruptDue = false;
         simulation.machine.sendInterrupt({ id: 0, now: simulation.machine.now }, 0, IRQ_WORK_VECTOR, false);
+      }
+      if (control.isOnOtherCore === true && (event === TRACE_IRQ ? reason === IRQ_WORK_VECTOR : exits === 0 && event === TRACE_VM_EXIT)) {
+        simulation.machine.sendInterrupt({ id: 0, now: simulation.machine.now + MODULE_PERIOD }, 0, IRQ_WORK_VECTOR, false);
       }
       if (event !== TRACE_VM_EXIT) return;
       exits++;
