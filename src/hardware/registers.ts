@@ -47,6 +47,24 @@ export const MSR_IA32_PRED_CMD = 0x49;
 export const MSR_IA32_ARCH_CAPABILITIES = 0x10a;
 export const MSR_IA32_FLUSH_CMD = 0x10b;
 export const MSR_IA32_TSX_CTRL = 0x122;
+export const MSR_IA32_MCG_CAP = 0x179;
+export const MSR_IA32_MCG_STATUS = 0x17a;
+/** First of the four registers of machine-check bank 0. SDM vol. 3, 17.3.2. */
+export const MSR_IA32_MC0_CTL = 0x400;
+export const MSR_IA32_MC0_STATUS = 0x401;
+export const MSR_IA32_MC0_ADDR = 0x402;
+export const MSR_IA32_MC0_MISC = 0x403;
+/** MCG_STATUS: the instruction can be restarted; the error belongs to it; a machine check is being handled. */
+export const MCG_STATUS_RIPV = 1 << 0;
+export const MCG_STATUS_EIPV = 1 << 1;
+export const MCG_STATUS_MCIP = 1 << 2;
+/** High half of MCi_STATUS: valid, uncorrected, enabled, MISC and ADDR hold something, the context is corrupt. */
+export const MCI_STATUS_VAL = 0x80000000;
+export const MCI_STATUS_UC = 0x20000000;
+export const MCI_STATUS_EN = 0x10000000;
+export const MCI_STATUS_MISCV = 0x08000000;
+export const MCI_STATUS_ADDRV = 0x04000000;
+export const MCI_STATUS_PCC = 0x02000000;
 export const MSR_IA32_SYSENTER_CS = 0x174;
 export const MSR_IA32_SYSENTER_ESP = 0x175;
 export const MSR_IA32_SYSENTER_EIP = 0x176;

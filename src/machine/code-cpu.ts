@@ -2,9 +2,11 @@
 // instruction boundaries and between the steps of a kernel path. Turns and sleep are in turn-cpu.ts, the steps themselves are in simulated-cpu.ts.
 import {
   assert,
+  CR4_MCE,
   EXIT_REASON,
   fail,
   INTR_TYPE_EXT_INTR,
+  INTR_TYPE_HARD_EXCEPTION,
   INTR_TYPE_NMI_INTR,
   isSuspension,
   type PathRoot,
@@ -13,6 +15,7 @@ import {
   RFLAGS_IF,
   SUSPEND,
   setAmbientCpu,
+  VECTOR_MC,
   VECTOR_NMI,
   VECTOR_PF,
   VM_EXIT_ACK_INTR_ON_EXIT,
@@ -21,6 +24,7 @@ import {
 import {
   CPU_CPL,
   CPU_CR2,
+  CPU_CR4,
   CPU_CR8,
   CPU_CYCLES,
   CPU_EXIT_PHYSICAL,
@@ -149,6 +153,10 @@ export abstract class CodeCpu extends TurnCpu {
 
   /** Delivers the most urgent event that is not masked, and runs its handlers. @returns false: there is none. */
   protected deliverOne(): boolean {
+    if (this.takeMachineCheck()) {
+      this.deliverBetween(VECTOR_MC, EVENT_EXCEPTION, NO_ERROR_CODE);
+      return true;
+    }
     if (this.apic.isNmiPending && this.fields.low(CPU_NMI_BLOCKED) === 0) {
       this.apic.isNmiPending = false;
       this.deliverBetween(VECTOR_NMI, EVENT_NMI, NO_ERROR_CODE);
@@ -159,6 +167,15 @@ export abstract class CodeCpu extends TurnCpu {
     this.apic.acknowledge(vector);
     this.deliverBetween(vector, EVENT_INTERRUPT, NO_ERROR_CODE);
     return true;
+  }
+
+  /** True: a machine check is due now. Without CR4.MCE it is a shutdown (SDM vol. 3, 7.15, #MC). */
+  private takeMachineCheck(): boolean {
+    if (!this.isMachineCheckPending) return false;
+    this.isMachineCheckPending = false;
+    if ((this.fields.low(CPU_CR4) & CR4_MCE) !== 0) return true;
+    this.board.stopWithTripleFault(this);
+    throw SUSPEND;
   }
 
   /** Delivers an event while a kernel path stands at its trap, and runs until the frame's IRET is back there. */
@@ -286,7 +303,8 @@ export abstract class CodeCpu extends TurnCpu {
     this.apic.collect(this.now);
     if (this.fields.low(CPU_GUEST_MODE) !== 0) return this.guestBoundary();
     const hasShadow = this.fields.low(CPU_SHADOW) !== 0;
-    if (this.apic.isNmiPending && !hasShadow && this.fields.low(CPU_NMI_BLOCKED) === 0) {
+    if (this.takeMachineCheck()) this.deliver(VECTOR_MC, EVENT_EXCEPTION, NO_ERROR_CODE);
+    else if (this.apic.isNmiPending && !hasShadow && this.fields.low(CPU_NMI_BLOCKED) === 0) {
       this.apic.isNmiPending = false;
       this.deliver(VECTOR_NMI, EVENT_NMI, NO_ERROR_CODE);
     } else {
@@ -307,6 +325,16 @@ export abstract class CodeCpu extends TurnCpu {
     const vmcs = this.vmxUnit.vmcs;
     if (vmcs === null) return fail(`cpu ${this.id}: in a guest without a VMCS`);
     const pin = vmcs.low(VMCS.PIN_BASED_VM_EXEC_CONTROL);
+    if (this.isMachineCheckPending) {
+      // As an exception of the guest's: it leaves if the bitmap says so, else the guest's handler gets it.
+      this.isMachineCheckPending = false;
+      if (((vmcs.low(VMCS.EXCEPTION_BITMAP) >>> VECTOR_MC) & 1) !== 0) {
+        this.vmxUnit.setInterruption(VECTOR_MC, INTR_TYPE_HARD_EXCEPTION, NO_ERROR_CODE);
+        this.vmxUnit.exit(EXIT_REASON.EXCEPTION_NMI, 0, 0, 0);
+        return false;
+      }
+      this.deliver(VECTOR_MC, EVENT_EXCEPTION, NO_ERROR_CODE);
+    }
     if (this.apic.isNmiPending && (pin & PIN_BASED_NMI_EXITING) !== 0) {
       this.apic.isNmiPending = false;
       this.vmxUnit.setInterruption(VECTOR_NMI, INTR_TYPE_NMI_INTR, NO_ERROR_CODE);

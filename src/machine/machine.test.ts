@@ -1,15 +1,44 @@
 // The machine alone, with small images in place of a kernel: traps, steps, nested delivery, stubs, stack switches, turns, interrupts.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { DIRECT_MAP, direct, FRAME_ERROR, FRAME_RIP, FREE_PHYSICAL, testImage, testSymbol } from "../../test/bare-kernel.ts";
-import { APIC_ON, append, entries, exit, IPI_VECTOR, LOG, MEMORY_BYTES, model, run, TIMER_VECTOR } from "../../test/bare-machine.ts";
+import {
+  DIRECT_MAP,
+  direct,
+  FRAME_ERROR,
+  FRAME_RIP,
+  FREE_PHYSICAL,
+  type TestKernel,
+  testImage,
+  testSymbol,
+} from "../../test/bare-kernel.ts";
+import {
+  APIC_ON,
+  append,
+  entries,
+  exit,
+  IPI_VECTOR,
+  LOG,
+  logged,
+  MEMORY_BYTES,
+  machineOf,
+  model,
+  run,
+  TIMER_VECTOR,
+} from "../../test/bare-machine.ts";
 import { mem, rax, rdi, rsi } from "../assembler/index.ts";
 import {
   BOOT_WAKEUP_MAILBOX,
+  CR4_MCE,
   cpu,
+  cpuId,
   ICR_FIXED,
   ICR_NMI,
   LVTT_TSC_DEADLINE,
+  MCG_STATUS_MCIP,
+  MCG_STATUS_RIPV,
+  MSR_IA32_MC0_ADDR,
+  MSR_IA32_MC0_STATUS,
+  MSR_IA32_MCG_STATUS,
   MSR_IA32_TSC_DEADLINE,
   MSR_X2APIC_EOI,
   MSR_X2APIC_ICR,
@@ -23,6 +52,7 @@ import {
   pfnOf,
   physAddr,
   silentObserver,
+  VECTOR_MC,
   type VirtAddr,
 } from "../hardware/index.ts";
 import { SimulatedMachine } from "./simulated-machine.ts";
@@ -288,6 +318,44 @@ test("an NMI comes through a masked IF, a second one waits for the IRET of the f
   });
   assert.deepEqual(result, { kind: "exit", status: 0 });
   assert.deepEqual(entries(machine), [1, 2, 1, 2, 9]);
+});
+
+test("a machine check comes at the next step through masked interrupts, with the error in bank 0; without CR4.MCE it is a shutdown", () => {
+  const kernel = (isEnabled: boolean): TestKernel => ({
+    start: () => {
+      if (isEnabled) cpu.writeCr4(cpu.readCr4() | CR4_MCE);
+      append(1);
+      append(2);
+      exit(0);
+    },
+    vectors: new Map([
+      [
+        VECTOR_MC,
+        () => {
+          append(cpu.readMsr(MSR_IA32_MCG_STATUS));
+          append(cpu.readMsr(MSR_IA32_MC0_ADDR));
+          append(cpu.readMsr(MSR_IA32_MC0_STATUS));
+          cpu.writeMsr(MSR_IA32_MC0_STATUS, 0, 0);
+          cpu.writeMsr(MSR_IA32_MCG_STATUS, 0, 0);
+        },
+      ],
+    ]),
+  });
+  const inject = (isEnabled: boolean): SimulatedMachine => {
+    const machine = machineOf(kernel(isEnabled));
+    let done = false;
+    machine.setStepHook((running) => {
+      // Between the two entries of the log.
+      if (done || running.path.depth > 0 || logged(machine, 0) !== 1) return;
+      done = true;
+      machine.injectMachineCheck(cpuId(0), { errorCode: 0x134, address: 0x123000, isRestartable: true });
+    });
+    return machine;
+  };
+  const machine = inject(true);
+  assert.deepEqual(machine.run(10_000_000), { kind: "exit", status: 0 });
+  assert.deepEqual(entries(machine), [1, MCG_STATUS_MCIP | MCG_STATUS_RIPV, 0x123000, 0x134, 2]);
+  assert.deepEqual(inject(false).run(10_000_000), { kind: "triple-fault", cpu: 0 });
 });
 
 test("siblings of a core share its L1D, CPUs of different cores do not; labels follow frames", () => {

@@ -48,6 +48,7 @@ import {
 } from "./core/layout.gen.ts";
 import { MachinePath, PHASE_DELIVERED, PHASE_IN_STUB, PHASE_NONE, PHASE_WAITING } from "./machine-path.ts";
 import { MemoryCpu } from "./memory-cpu.ts";
+import type { MachineCheck } from "./msrs.ts";
 import type { RunnerSnapshot } from "./turn-cpu.ts";
 import type { VmxState } from "./vmx.ts";
 
@@ -369,6 +370,16 @@ export class SimulatedCpu extends MemoryCpu {
       this.hasPath = false;
     }
     throw SUSPEND;
+  }
+
+  /**
+   * An uncorrected memory error hits this CPU: it is in bank 0, and #MC comes at the next step or instruction. Another while one is handled
+   * (MCG_STATUS.MCIP) is a shutdown.
+   */
+  injectMachineCheck(event: MachineCheck): void {
+    if (!this.msrs.logMachineCheck(event)) this.board.stopWithTripleFault(this);
+    this.isMachineCheckPending = true;
+    this.rearm();
   }
 
   protected rawForgetPath(task: VirtAddr): void {

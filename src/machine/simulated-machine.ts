@@ -39,7 +39,7 @@ import type { CoreFunctions } from "./core-functions.ts";
 import { type Gear, GearedCore } from "./geared-core.ts";
 import { Inspection } from "./inspection.ts";
 import type { MachinePath } from "./machine-path.ts";
-import { SEND_ALL, SEND_ALL_BUT_SELF, SEND_SELF } from "./msrs.ts";
+import { type MachineCheck, SEND_ALL, SEND_ALL_BUT_SELF, SEND_SELF } from "./msrs.ts";
 import { type PuppetRegisters, runPuppet } from "./puppets.ts";
 import { SimulatedCpu } from "./simulated-cpu.ts";
 import { type MachineSnapshot, restoreSnapshot, takeSnapshot } from "./snapshot.ts";
@@ -231,6 +231,11 @@ export class SimulatedMachine implements Board {
   /** An NMI from outside (a watchdog, a button), at `time`. */
   injectNmi(cpu: CpuId, time: number): void {
     this.cpus[cpu]?.apic.send(time, 2, true);
+  }
+
+  /** An uncorrected error at a CPU; in a step hook, before the step. */
+  injectMachineCheck(cpu: CpuId, event: MachineCheck): void {
+    this.cpus[cpu]?.injectMachineCheck(event);
   }
 
   // ---------------------------------------------------------------- firmware

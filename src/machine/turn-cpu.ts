@@ -22,6 +22,7 @@ export interface RunnerSnapshot {
   readonly sleepPriority: number;
   readonly takesInterruptsAsleep: boolean;
   readonly takesNmiAsleep: boolean;
+  readonly isMachineCheckPending: boolean;
 }
 
 export abstract class TurnCpu extends LogicalCpu {
@@ -31,6 +32,8 @@ export abstract class TurnCpu extends LogicalCpu {
   override path = new MachinePath(neverBegun);
   /** True while a kernel path of this CPU is suspended or runs; false: machine code runs at the root. */
   hasPath = false;
+  /** #MC is delivered at the next boundary: nothing masks it. */
+  protected isMachineCheckPending = false;
   /** In HLT. */
   isAsleep = false;
   /** False until the mailbox starts this CPU. */
@@ -54,10 +57,10 @@ export abstract class TurnCpu extends LogicalCpu {
   }
 
   protected runnerSnapshot(): RunnerSnapshot {
-    const { now, hasPath, isAsleep, isOnline, sleepPriority, takesInterruptsAsleep, takesNmiAsleep } = this;
+    const { now, hasPath, isAsleep, isOnline, sleepPriority, takesInterruptsAsleep, takesNmiAsleep, isMachineCheckPending } = this;
     const path = new MachinePath(this.path.root);
     path.copyFrom(this.path);
-    return { now, path, hasPath, isAsleep, isOnline, sleepPriority, takesInterruptsAsleep, takesNmiAsleep };
+    return { now, path, hasPath, isAsleep, isOnline, sleepPriority, takesInterruptsAsleep, takesNmiAsleep, isMachineCheckPending };
   }
 
   protected restoreRunner(state: RunnerSnapshot): void {
@@ -70,6 +73,7 @@ export abstract class TurnCpu extends LogicalCpu {
     this.sleepPriority = state.sleepPriority;
     this.takesInterruptsAsleep = state.takesInterruptsAsleep;
     this.takesNmiAsleep = state.takesNmiAsleep;
+    this.isMachineCheckPending = state.isMachineCheckPending;
   }
 
   // ---------------------------------------------------------------- turns
@@ -115,6 +119,7 @@ export abstract class TurnCpu extends LogicalCpu {
     this.attention =
       this.board.isStopping ||
       this.board.stepHook !== undefined ||
+      this.isMachineCheckPending ||
       (this.apic.isNmiPending && this.fields.low(CPU_NMI_BLOCKED) === 0) ||
       this.deliverableVector() >= 0;
   }
@@ -131,7 +136,7 @@ export abstract class TurnCpu extends LogicalCpu {
   }
 
   private canWake(): boolean {
-    if (this.apic.isNmiPending && this.takesNmiAsleep) return true;
+    if (this.isMachineCheckPending || (this.apic.isNmiPending && this.takesNmiAsleep)) return true;
     return this.takesInterruptsAsleep && this.apic.pending(this.sleepPriority) >= 0;
   }
 

@@ -14,6 +14,9 @@ const PM1_SLEEP_TYPE_SHIFT = 10;
 /** This board's values of SLP_TYP. */
 export const SLEEP_TYPE_S5 = 0;
 export const SLEEP_TYPE_S3 = 1;
+/** Reset control register (as in Intel's chipsets): bit 2 resets. Nothing is started again here: the simulation ends. */
+export const PORT_RESET_CONTROL = 0xcf9;
+const RESET_CPU = 1 << 2;
 /** Transmitter empty, holding register empty. */
 const LINE_STATUS_READY = 0x60;
 
@@ -42,7 +45,9 @@ export class IoBus {
   write(port: number, value: number): void {
     if (port === PORT_DEBUG_CONSOLE || port === PORT_COM1_DATA) this.host.console(value & 0xff, port);
     else if (port === PORT_DEBUG_EXIT) this.host.exit(value & 0xff);
-    else if (port === PORT_PM1A_CONTROL && (value & PM1_SLEEP_ENABLE) !== 0) this.goToSleep((value >> PM1_SLEEP_TYPE_SHIFT) & 7);
+    else if (port === PORT_RESET_CONTROL) {
+      if ((value & RESET_CPU) !== 0) this.host.exit(0);
+    } else if (port === PORT_PM1A_CONTROL && (value & PM1_SLEEP_ENABLE) !== 0) this.goToSleep((value >> PM1_SLEEP_TYPE_SHIFT) & 7);
   }
 
   private goToSleep(type: number): void {
