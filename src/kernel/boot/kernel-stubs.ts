@@ -21,6 +21,8 @@ import { VMX_ENTER_STUBS } from "../kvm/vmx/enter-stub.ts";
 import { flushStubs } from "../mitigations/flush-stubs.ts";
 import { ldtStubs } from "../mm/ldt-stubs.ts";
 import { uaccessStubs } from "../mm/uaccess.ts";
+import { efiServiceOffset } from "../power/efi.ts";
+import { efiStubs } from "../power/efi-stub.ts";
 import { KEXEC_STUBS } from "../power/kexec-stub.ts";
 import { SUSPEND_STUBS } from "../power/suspend-stub.ts";
 import type { StubProgram } from "../stub-program.ts";
@@ -68,6 +70,7 @@ export function kernelCode(startKernel: () => void, startSecondary: () => void, 
     ...VMX_ENTER_STUBS,
     ...KEXEC_STUBS,
     ...SUSPEND_STUBS,
+    ...efiStubs(efiServiceOffset),
   ];
   const handlers = new Map<string, () => void>([
     ["start_kernel", startKernel],

@@ -5,6 +5,7 @@ import { asiExitsText } from "../asi/asi-stats.ts";
 import { MITIGATION_FILES } from "../mitigations/report-files.ts";
 import { nrFreePages } from "../mm/page-alloc.ts";
 import { onlineCpus } from "../mm/percpu.ts";
+import { EFI_FILES } from "../power/efi.ts";
 import { POWER_FILES } from "../power/suspend.ts";
 import type { SyntheticFiles } from "../synthetic-file.ts";
 
@@ -36,6 +37,7 @@ function cpuList(mask: number): string {
 export const SYNTHETIC_FILES: readonly SyntheticEntry[] = [
   ...offered(MITIGATION_FILES),
   ...offered(POWER_FILES),
+  ...offered(EFI_FILES),
   { path: "/sys/devices/system/cpu/online", text: () => cpuList(onlineCpus()) },
   { path: "/sys/kernel/debug/asi/exits", text: asiExitsText },
   { path: "/proc/meminfo", text: () => `MemFree:        ${String(nrFreePages() * 4).padStart(8)} kB\n` },
