@@ -16,6 +16,7 @@ export { PtRegs } from "./entry/pt-regs.ts";
 export * from "./entry/vectors.ts";
 export { hcTable, hcTableSize } from "./kvm/hypercall-gadget.ts";
 export { Kvm, KvmGlobals, KvmVcpu, kvmAsiPolicyNoSecrets, kvmGlobals, kvmRunningVcpu } from "./kvm/kvm-struct.ts";
+export { unlinkPath } from "./linux/namei.ts";
 export type { ProcessConfig } from "./linux/process.ts";
 export { type MitigationReport, mitigationReport, type ReportOptions } from "./mitigations/host-report.ts";
 export type { Replacement } from "./mitigations/replacements.ts";
@@ -32,7 +33,7 @@ export {
   type PageAllocStatistics,
   pageAllocStatistics,
 } from "./mm/page-alloc.ts";
-export { Page, type PagePtr, PG_SLAB, pfnToPage } from "./mm/page-struct.ts";
+export { Page, type PagePtr, PG_SLAB, pageToPfn, pfnToPage } from "./mm/page-struct.ts";
 export { loadedMm, loadedMmAsid } from "./mm/tlb-struct.ts";
 export { current, currentTask } from "./sched/current.ts";
 export { idleTaskExit } from "./sched/idle-mm.ts";
@@ -40,3 +41,4 @@ export { allTasks, initTask, taskComm } from "./sched/task.ts";
 export { TASK_COMM_LEN, TaskStruct, ThreadStruct } from "./sched/task-struct.ts";
 export { KERNEL_DATA_BASE, KERNEL_DATA_PHYSICAL, KERNEL_TEXT_BASE, staticBytes, staticObjects } from "./static-data.ts";
 export * from "./trace.ts";
+export { AREA_LIVE, VmStruct } from "./mm/vmap-area.ts";

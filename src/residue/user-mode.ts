@@ -132,6 +132,9 @@ function decide(user: UserCode, trap: number, text: number): UserEvent {
   if (puppet === undefined) fail(`no puppet is registered for the trap at physical address ${hex(trap)}`);
   const stateAt = access(user, PUPPET_STATE, WRITE);
   if (stateAt === FAULT) return "fault";
+  // Before the puppet is asked: after a fork its pages are to be copied first, and it must not be asked twice.
+  const staging = access(user, PUPPET_STAGING, WRITE);
+  if (staging === FAULT) return "fault";
   const view = {
     result: state.register(RAX),
     state: new DataView(memory.bytes.buffer, memory.bytes.byteOffset + stateAt, PAGE_SIZE),
@@ -163,9 +166,6 @@ function decide(user: UserCode, trap: number, text: number): UserEvent {
     case "write": {
       const { bytes, address } = action;
       assert(bytes.byteLength <= PAGE_SIZE, () => `a puppet writes at most a page at once, not ${bytes.byteLength} bytes`);
-      const staging = access(user, PUPPET_STAGING, WRITE);
-      // The page is present from the start; if it faults all the same, the puppet is asked again after the fault: it must be pure.
-      if (staging === FAULT) return fail("a puppet's staging page is not present");
       memory.writeBytes(staging as PhysAddr, bytes);
       state.setRegister(RSI, PUPPET_STAGING);
       state.setRegister(RDI, address);

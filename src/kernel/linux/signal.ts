@@ -175,6 +175,7 @@ function sendToThread(pointer: Ptr<"task_struct">, signal: number, info: SignalI
 export function sendToGroup(leader: Ptr<"task_struct">, signal: number, info: SignalInfo): number {
   const task = TaskStruct.at(leader);
   const shared = SignalStruct.at(task.signal);
+  if (shared.nrThreads === 0) return 0; // it has ended, and nobody would take the signal or free it
   if (isIgnored(task, signal) && !isBlocked(task, signal)) return 0;
   if (!addPending(shared.sharedPending, signal, info)) return EAGAIN;
   if (signal === SIGKILL) {

@@ -52,7 +52,7 @@ export const VM_FLUSH_RESET_PERMS = 0x100;
 /** Not mapped in the restricted address spaces; frames of such an area are sensitive ones. */
 export const VM_SENSITIVE = 0x10000;
 
-const AREA_LIVE = 0;
+export const AREA_LIVE = 0;
 /** Freed; not flushed yet. */
 const AREA_LAZY = 1;
 /** A flush is under way. */

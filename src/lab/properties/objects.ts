@@ -13,10 +13,12 @@ import {
   PTE_PRESENT,
   type VirtAddr,
 } from "../../hardware/index.ts";
-import { allocationSite, PAGE_OFFSET, Page, PG_SLAB, pfnToPage } from "../../kernel/index.ts";
+import { AREA_LIVE, allocationSite, PAGE_OFFSET, PG_SLAB, Page, pageToPfn, pfnToPage, staticObjects, VmStruct } from "../../kernel/index.ts";
 import type { KernelView } from "./kernel-view.ts";
 
 const ENTRIES = 512;
+/** Of the list of areas: its first one, behind the lock. */
+const LIST_FIRST = 8;
 const KINDS: readonly MemoryKind[] = ["pages", "slab", "vmalloc", "percpu"];
 
 interface Live {
@@ -65,13 +67,29 @@ export class Objects {
     for (const [at, object] of copy) this.live.set(at, object);
   }
 
+  /** Records and frames of freed areas that wait for a flush together with others: given back, though not yet taken. */
+  private lazyAreas(memory: PhysicalMemory, view: KernelView): ReadonlySet<string> {
+    const found = new Set<string>();
+    for (let area = view.word(staticAddress("vmap_area_list") + LIST_FIRST); area !== 0; area = view.word(area + VmStruct.offset.next)) {
+      if (view.u32(area + VmStruct.offset.state) === AREA_LIVE) continue;
+      found.add(key("slab", area));
+      for (let page = view.word(area + VmStruct.offset.pages); page !== 0; ) {
+        found.add(key("pages", PAGE_OFFSET + pageToPfn(page as never) * PAGE_SIZE));
+        page = memory.readWord((view.walked(page) + Page.offset.next) as PhysAddr);
+      }
+    }
+    return found;
+  }
+
   /** What is live now. Slabs count by their objects, and tables of the kernel's half, which are never freed, not at all. */
   census(memory: PhysicalMemory, view: KernelView): Census {
     const tables = new Set<number>();
     kernelTables(memory, view.pgd(view.initMm), tables);
     if (view.globalRoot() !== 0) kernelTables(memory, view.globalRoot(), tables);
+    const waiting = this.lazyAreas(memory, view);
     const found = new Map<string, Live>();
     for (const [at, object] of this.live) {
+      if (waiting.has(at)) continue;
       if (object.kind === "pages") {
         const pfn = (object.address - PAGE_OFFSET) / PAGE_SIZE;
         if (tables.has(pfn)) continue;
@@ -82,6 +100,10 @@ export class Objects {
     }
     return found;
   }
+}
+
+function staticAddress(name: string): number {
+  return staticObjects().find((object) => object.name === name)?.address ?? 0;
 }
 
 function sizeOf({ bytes, site }: Live): string {

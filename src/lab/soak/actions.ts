@@ -96,7 +96,9 @@ const POINTER_CALLS: readonly (readonly [number: number, position: number])[] = 
   [NR.munmap, 0],
   [NR.mprotect, 0],
 ];
-const PATHS = ["/soak-a", "/soak-b", "/dev/null", "/dev/zero", "/proc/self/exe", "/soak-dir/none"];
+/** Files that come and go. */
+export const FILES = ["/soak-a", "/soak-b"];
+const PATHS = [...FILES, "/dev/null", "/dev/zero", "/proc/self/exe", "/soak-dir/none"];
 const O_RDWR = 2;
 const O_CREAT = 0o100;
 

@@ -1,5 +1,6 @@
 // One episode of the soak: a kernel boots on the abstract machine, its processes do what the script says, everything goes on until they
 // have ended, and what is then allocated is what was allocated before. S1 to S10 are judged at every step on the way.
+import { EINTR, ENOSYS } from "../../abi/index.ts";
 import {
   assert,
   cpu,
@@ -29,12 +30,13 @@ import {
   TRACE_SYSCALL,
   TRACE_VM_EXIT,
   TRACE_WARN,
+  unlinkPath,
   WARNINGS,
 } from "../../kernel/index.ts";
 import { hltExit, type ResidueCpu, ResidueMachine } from "../../residue/index.ts";
 import { checkedObserver, ResidueCheck } from "../check/index.ts";
 import { type Census, censusDifference } from "../properties/index.ts";
-import { call, NR } from "./actions.ts";
+import { call, FILES, NR } from "./actions.ts";
 import { ALL_ACTIONS } from "./generator.ts";
 import { GUEST_EXITS } from "./guest-actions.ts";
 import { ProcessState } from "./process-state.ts";
@@ -115,6 +117,8 @@ class Episode {
   warning: string | undefined;
   readonly outcomes: Outcome[] = [];
   private readonly queues = new Map<number, Item[]>();
+  /** Items that were begun, by slot. */
+  private readonly positions = new Map<number, number>();
   private readonly pending: Pending[];
   private readonly exits: number[];
   private secretFrame = 0;
@@ -164,6 +168,9 @@ class Episode {
     this.disarm();
     // The idle tasks bury the dead.
     machine.run(() => machine.cpus.every((one) => !one.canRun), LEAST_TURNS);
+    machine.cpu(0).runAside(() => {
+      for (const path of FILES) unlinkPath(path);
+    });
     // ... and hold the last mm that ran on their CPU.
     for (const one of machine.cpus) one.runAside(idleTaskExit);
     check.checker.auditMappings(check.truthOf(0));
@@ -192,33 +199,66 @@ class Episode {
   private puppet(first: number): Puppet {
     return (view): PuppetAction => {
       const state = new ProcessState(view.state);
-      if (state.slot === undefined) state.begin(first);
-      for (;;) {
-        const item = this.queues.get(state.slot ?? first)?.[state.position];
-        if (item === undefined) return call(NR.exit_group, 0);
-        const kind = ALL_ACTIONS.get(item.action) ?? fail(`no action ${item.action}`);
-        const turn = {
-          state,
-          args: item.args,
-          result: view.result,
-          chooseExit: (way: number) => {
-            this.exits[cpu.id] = way;
-          },
-        };
-        const part = kind.parts[state.part];
-        if (part === undefined) {
-          state.position++;
-          state.part = 0;
-          kind.finish?.(turn);
-          if (this.keepsOutcomes) this.outcomes.push({ item, result: view.result });
-          continue;
-        }
-        if (state.part === 0) this.begin(item);
-        state.part++;
-        const action = part(turn);
-        if (action !== undefined) return action;
-      }
+      return this.supervise(state, first, view.result) ?? this.work(state, first, view.result);
     };
+  }
+
+  /** A process that the kernel started keeps a worker alive as long as there are items for it; undefined: this is the worker. */
+  private supervise(state: ProcessState, slot: number, result: number): PuppetAction | undefined {
+    switch (state.role) {
+      case "worker":
+        return undefined;
+      case "forking":
+        if (result === 0 || result === ENOSYS) {
+          state.begin(slot);
+          return undefined;
+        }
+        state.role = result > 0 ? "waiting" : "new";
+        return result > 0 ? call(NR.wait4, result, 0, 0, 0) : call(NR.sched_yield);
+      case "waiting":
+        // A signal may have cut the wait short.
+        if (result === EINTR) return call(NR.wait4, -1, 0, 0, 0);
+        break;
+      case "new":
+        break;
+    }
+    if ((this.positions.get(slot) ?? 0) >= (this.queues.get(slot)?.length ?? 0)) return call(NR.exit_group, 0);
+    state.role = "forking";
+    return call(NR.fork);
+  }
+
+  private work(state: ProcessState, first: number, result: number): PuppetAction {
+    for (;;) {
+      const slot = state.slot ?? first;
+      const position = this.positions.get(slot) ?? 0;
+      const item = this.queues.get(slot)?.[state.part > 0 ? state.item : position];
+      if (item === undefined) return call(NR.exit_group, 0);
+      const kind = ALL_ACTIONS.get(item.action) ?? fail(`no action ${item.action}`);
+      const turn = {
+        state,
+        args: item.args,
+        result,
+        chooseExit: (way: number) => {
+          this.exits[cpu.id] = way;
+        },
+      };
+      if (state.part === 0) {
+        // From here on it is done, even if the process dies of it.
+        this.positions.set(slot, position + 1);
+        state.item = position;
+        this.begin(item);
+      }
+      const part = kind.parts[state.part];
+      if (part === undefined) {
+        state.part = 0;
+        kind.finish?.(turn);
+        if (this.keepsOutcomes) this.outcomes.push({ item, result });
+        continue;
+      }
+      state.part++;
+      const action = part(turn);
+      if (action !== undefined) return action;
+    }
   }
 
   /** The process on the ambient CPU begins an item. */

@@ -32,6 +32,15 @@ const FOUND: readonly (readonly [what: string, lines: readonly string[]])[] = [
       '{"slot":0,"action":"run guest","args":[1],"inject":[{"kind":"nmi","at":120}]}',
     ],
   ],
+  [
+    "kill() of a process that had ended left its signal queued for ever (S9)",
+    [
+      '{"preset":"cordon","model":"skx","commandLine":"asi=on","cpus":1,"memoryMegabytes":64,"processes":2}',
+      '{"slot":1,"action":"fork","args":[12]}',
+      '{"slot":1,"action":"yield","args":[]}',
+      '{"slot":1,"action":"kill child","args":[1]}',
+    ],
+  ],
 ];
 
 for (const [what, lines] of FOUND) {

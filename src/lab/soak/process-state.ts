@@ -1,11 +1,12 @@
-// What a process of the soak remembers, in its state page: where it is in its script, its regions, file descriptors and children. A
+// What a process of the soak remembers, in its state page: which slot it is, its regions, file descriptors and children. A
 // forked child begins with a copy.
 import { PAGE_SIZE } from "../../hardware/index.ts";
 
 const SLOT = 0;
-const POSITION = 4;
-/** Next part of the item at `POSITION`. */
+const ROLE = 4;
+/** Next part of the process's item. */
 const PART = 8;
+const ITEM = 20;
 const NEXT_REGION = 12;
 const NEXT_FD = 16;
 const LAST_CHILD = 24;
@@ -20,6 +21,10 @@ const KVM = 0x280;
 /** A place in the state page for arguments that the kernel reads or writes. */
 export const SCRATCH = 0x800;
 export const SCRATCH_BYTES = PAGE_SIZE - SCRATCH;
+
+/** A worker does what the script says; when it dies, whoever forked it forks another one that goes on. */
+const ROLES = ["new", "forking", "waiting", "worker"] as const;
+export type Role = (typeof ROLES)[number];
 
 export interface Region {
   readonly address: number;
@@ -40,20 +45,29 @@ export class ProcessState {
     return stored === 0 ? undefined : stored - 1;
   }
 
-  /** Becomes another process: at the beginning of the script of `slot`. */
+  /** Becomes the process of another slot. */
   begin(slot: number): void {
     this.view.setUint32(SLOT, slot + 1);
-    this.position = 0;
+    this.role = "worker";
     this.part = 0;
     this.lastChild = 0;
   }
 
-  get position(): number {
-    return this.view.getUint32(POSITION);
+  get role(): Role {
+    return ROLES[this.view.getUint32(ROLE)] ?? "new";
   }
 
-  set position(value: number) {
-    this.view.setUint32(POSITION, value);
+  set role(value: Role) {
+    this.view.setUint32(ROLE, ROLES.indexOf(value));
+  }
+
+  /** Index of the item under way, in its slot's script. */
+  get item(): number {
+    return this.view.getUint32(ITEM);
+  }
+
+  set item(value: number) {
+    this.view.setUint32(ITEM, value);
   }
 
   get part(): number {
