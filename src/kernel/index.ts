@@ -35,10 +35,10 @@ export {
 } from "./mm/page-alloc.ts";
 export { Page, type PagePtr, PG_SLAB, pageToPfn, pfnToPage } from "./mm/page-struct.ts";
 export { loadedMm, loadedMmAsid } from "./mm/tlb-struct.ts";
+export { AREA_LIVE, VmStruct } from "./mm/vmap-area.ts";
 export { current, currentTask } from "./sched/current.ts";
 export { idleTaskExit } from "./sched/idle-mm.ts";
 export { allTasks, initTask, taskComm } from "./sched/task.ts";
 export { TASK_COMM_LEN, TaskStruct, ThreadStruct } from "./sched/task-struct.ts";
 export { KERNEL_DATA_BASE, KERNEL_DATA_PHYSICAL, KERNEL_TEXT_BASE, staticBytes, staticObjects } from "./static-data.ts";
 export * from "./trace.ts";
-export { AREA_LIVE, VmStruct } from "./mm/vmap-area.ts";

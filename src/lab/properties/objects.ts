@@ -13,7 +13,17 @@ import {
   PTE_PRESENT,
   type VirtAddr,
 } from "../../hardware/index.ts";
-import { AREA_LIVE, allocationSite, PAGE_OFFSET, PG_SLAB, Page, pageToPfn, pfnToPage, staticObjects, VmStruct } from "../../kernel/index.ts";
+import {
+  AREA_LIVE,
+  allocationSite,
+  PAGE_OFFSET,
+  Page,
+  PG_SLAB,
+  pageToPfn,
+  pfnToPage,
+  staticObjects,
+  VmStruct,
+} from "../../kernel/index.ts";
 import type { KernelView } from "./kernel-view.ts";
 
 const ENTRIES = 512;
