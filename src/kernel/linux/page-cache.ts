@@ -2,8 +2,8 @@
 // without a disk needs it). A page is used with a reference and without the inode's lock: user memory that is copied may be the same file.
 import { EFBIG, ENOMEM, type Errno, isErr } from "../../abi/index.ts";
 import { addVirt, cpu, NULL, PAGE_SIZE, pointer, type VirtAddr } from "../../hardware/index.ts";
-import { GFP_HIGHUSER_MOVABLE, GFP_KERNEL } from "../mm/gfp.ts";
-import { clearHighpage, kmapLocalPage, kunmapLocal } from "../mm/kmap.ts";
+import { __GFP_ZERO, GFP_HIGHUSER_MOVABLE, GFP_KERNEL } from "../mm/gfp.ts";
+import { kmapLocalPage, kunmapLocal } from "../mm/kmap.ts";
 import { allocPages, getPage, putPage } from "../mm/page-alloc.ts";
 import type { PagePtr } from "../mm/page-struct.ts";
 import { kfree, kzalloc } from "../mm/slab.ts";
@@ -60,9 +60,8 @@ export function grabPage(inode: InodePtr, index: number): PagePtr | Errno {
     const error = growTable(inode, index);
     if (error !== 0) return error;
   }
-  const fresh = allocPages(GFP_HIGHUSER_MOVABLE, 0);
+  const fresh = allocPages(GFP_HIGHUSER_MOVABLE | __GFP_ZERO, 0);
   if (fresh === NULL) return ENOMEM;
-  clearHighpage(fresh); // what its frame held before is nobody's to read
   spinLock(view.lock);
   const at = slot(view.pages, index);
   const other = pagePointer.get(at);

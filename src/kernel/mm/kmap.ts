@@ -1,19 +1,21 @@
 // Short use of a page by its contents, whatever it is: file pages, user pages (include/linux/highmem.h). A page of a file or a process is
-// sensitive, so a touch of what is returned here leaves the restricted address space.
+// sensitive, so a touch of it by the direct map leaves the restricted address space.
 import { cpu, PAGE_SIZE, type VirtAddr } from "../../hardware/index.ts";
+import { ephmapMap, ephmapUnmap, isEphmapAddress } from "./ephmap.ts";
 import { type PagePtr, pageAddress } from "./page-struct.ts";
 
 /**
- * An address at which this CPU may use the page until `kunmapLocal` (kernel: `kmap_local_page()`). The direct map's. Uses nest: the last
- * mapped is unmapped first, and the caller does not sleep in between.
+ * An address at which this CPU may use the page until `kunmapLocal` (kernel: `kmap_local_page()`): the direct map's, or with option ephmap
+ * one that the restricted address space of the process has too.
  */
 export function kmapLocalPage(page: PagePtr): VirtAddr {
-  return pageAddress(page);
+  const ephemeral = ephmapMap(page);
+  return ephemeral === 0 ? pageAddress(page) : ephemeral;
 }
 
 /** Ends the use of an address within the page that `kmapLocalPage` gave (kernel: `kunmap_local()`). */
-export function kunmapLocal(_address: VirtAddr): void {
-  // The direct map stays.
+export function kunmapLocal(address: VirtAddr): void {
+  if (isEphmapAddress(address)) ephmapUnmap(address); // the direct map stays
 }
 
 /** Zeroes a page that will be a process's or a file's (kernel: `clear_highpage()`, `clear_user_highpage()`). */

@@ -5,6 +5,8 @@ import { KERNEL_DATA_BASE, KERNEL_DATA_BYTES, KERNEL_DATA_PHYSICAL, KERNEL_TEXT_
 
 /** 0xffff888000000000: the direct map of all memory (kernel: PAGE_OFFSET). */
 export const PAGE_OFFSET = -0x7780_0000_0000 as VirtAddr;
+/** 0xffff878000000000, in the guard hole below the direct map: the root entry whose tables are each mm's own (ephmap.ts). */
+export const EPHMAP_BASE = -0x7880_0000_0000 as VirtAddr;
 /** 0xffffc90000000000. 32 TiB in the kernel; the allocator hands out the lowest free address. */
 export const VMALLOC_START = -0x3700_0000_0000 as VirtAddr;
 export const VMALLOC_END = -0x1700_0000_0000 as VirtAddr;

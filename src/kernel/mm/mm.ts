@@ -3,6 +3,7 @@ import { addVirt, assert, cpu, NULL } from "../../hardware/index.ts";
 import { ASI_MAX_NUM_CLASSES } from "../asi/asi-struct.ts";
 import { asiDestroyUserspace, asiInitMm } from "../asi/asi-user.ts";
 import { staticBytes } from "../static-data.ts";
+import { ephmapDestroy } from "./ephmap.ts";
 import { GFP_KERNEL } from "./gfp.ts";
 import { destroyContextLdt } from "./ldt.ts";
 import { INIT_MM_CTX_ID, Mm, type MmPtr } from "./mm-struct.ts";
@@ -76,6 +77,7 @@ export function mmdrop(mm: MmPtr): void {
     assert(view.asi.get(id).refCount === 0, () => `mm ${view.number} is freed with a domain of class ${id} in use`);
   }
   destroyContextLdt(mm);
+  ephmapDestroy(mm);
   pgdFree(view.pgd);
   kfree(mm);
 }

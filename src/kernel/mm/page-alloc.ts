@@ -19,6 +19,7 @@ import {
   type VirtAddr,
 } from "../../hardware/index.ts";
 import { asiMapGfp, asiUnmapNoflush } from "../asi/asi-map.ts";
+import { ephmap } from "../asi/asi-options.ts";
 import { ASI_GLOBAL_NONSENSITIVE, asiEnabled } from "../asi/asi-state.ts";
 import { TRACE_UNMAPPED, trace } from "../trace.ts";
 import { asyncFreeEnqueue, asyncFreePending, asyncFreeTakeAll, asyncFreeTakeBack } from "./async-free.ts";
@@ -37,6 +38,7 @@ import {
   type PagePtr,
   PG_GLOBAL_NONSENSITIVE,
   PG_HEAD,
+  PG_JUNK,
   PG_SENSITIVE,
   PG_UNCLEARED,
   pageAddress,
@@ -179,7 +181,7 @@ export function asiAsyncFreeWork(): void {
   for (const page of pages) {
     const { order } = Page.at(page);
     trace(TRACE_UNMAPPED, 0, pageAddress(page), pageAddress(page) + PAGE_SIZE * orderPages(order));
-    finishFree(page, order, 0);
+    finishFree(page, order, PG_JUNK);
   }
 }
 
@@ -206,7 +208,7 @@ function prepNewPage(pfn: number, gfp: Gfp, order: number): PagePtr {
   const page = pfnToPage(pfn as Pfn);
   const isSensitive = (gfp & __GFP_SENSITIVE) !== 0;
   const isCompound = order > 0 && (gfp & __GFP_COMP) !== 0;
-  if ((gfp & __GFP_ZERO) !== 0) clearRest(pfn, new Array<boolean>(orderPages(order)).fill(false));
+  if ((gfp & __GFP_ZERO) !== 0) clearForZero(pfn, order);
   else if (!isSensitive && asiEnabled()) clearUncleared(pfn, order);
   if (isCompound) for (let i = 1; i < orderPages(order); i++) Page.at(pfnToPage((pfn + i) as Pfn)).compoundHead = page;
   const view = Page.at(page);
@@ -225,14 +227,27 @@ function clearUncleared(pfn: number, order: number): boolean[] {
   for (let i = 0; i < orderPages(order); i++) {
     const page = pfnToPage((pfn + i) as Pfn);
     const view = Page.at(page);
-    const isUncleared = (view.flags & PG_UNCLEARED) !== 0;
+    const { flags } = view;
+    const isUncleared = (flags & PG_UNCLEARED) !== 0;
     if (isUncleared) {
       clearHighpage(page);
       view.flags = 0;
     }
-    cleared.push(isUncleared);
+    cleared.push(isUncleared || isKnownZero(flags));
   }
   return cleared;
+}
+
+/** A free frame that nobody has written since it was cleared. As the kernel, others clear it all the same when they are asked to. */
+function isKnownZero(flags: number): boolean {
+  return ephmap.key.isEnabled() && (flags & (PG_UNCLEARED | PG_JUNK)) === 0;
+}
+
+function clearForZero(pfn: number, order: number): void {
+  for (let i = 0; i < orderPages(order); i++) {
+    const page = pfnToPage((pfn + i) as Pfn);
+    if (!isKnownZero(Page.at(page).flags)) clearHighpage(page);
+  }
 }
 
 /** Clears the frames that were not cleared yet (__GFP_ZERO). */
@@ -256,7 +271,9 @@ function mapAllocedPages(page: PagePtr, order: number, gfp: Gfp): PagePtr {
 function takeBack(gfp: Gfp, order: number): PagePtr {
   const page = asyncFreeTakeBack(order);
   if (page === NULL) return NULL;
-  prepNewPage(pageToPfn(page), gfp, order);
+  const pfn = pageToPfn(page);
+  for (let i = 0; i < orderPages(order); i++) Page.at(pfnToPage((pfn + i) as Pfn)).flags = PG_JUNK;
+  prepNewPage(pfn, gfp, order);
   setNonsensitive(pageToPfn(page), orderPages(order));
   return page;
 }
@@ -276,15 +293,18 @@ function releaseBlock(page: PagePtr, order: number): void {
   if ((flags & PG_HEAD) !== 0) {
     for (let i = 1; i < orderPages(order); i++) Page.at(pfnToPage((pfn + i) as Pfn)).compoundHead = NULL;
   }
+  // Where pages are mapped ephemerally, one that is new to a process must hold nobody's data: cleared now (kernel: init_on_free).
+  const mustKeep = isSensitive && !ephmap.key.isEnabled();
+  if (isSensitive && !mustKeep) cpu.fill(pageAddress(page), 0, PAGE_SIZE * orderPages(order));
   if (cpu.isLive) {
     // What a sensitive owner left stays his in the ground truth until it is cleared.
-    labelFrames(pfn, order, !isSensitive ? OWNER_NONE : label === OWNER_NONE ? owner(OWNER_KERNEL, 0, true) : label);
+    labelFrames(pfn, order, !mustKeep ? OWNER_NONE : label === OWNER_NONE ? owner(OWNER_KERNEL, 0, true) : label);
     cpu.observer.freed?.("pages", pageAddress(page), PAGE_SIZE * orderPages(order));
   }
   view.owner = OWNER_NONE;
   countAllocated(isSensitive, -orderPages(order));
   if ((flags & PG_GLOBAL_NONSENSITIVE) === 0) {
-    finishFree(page, order, isSensitive ? PG_UNCLEARED : 0);
+    finishFree(page, order, mustKeep ? PG_UNCLEARED : isSensitive ? 0 : PG_JUNK);
     return;
   }
   view.order = order;

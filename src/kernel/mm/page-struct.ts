@@ -25,6 +25,8 @@ export const PG_SENSITIVE = 1 << 3;
 export const PG_GLOBAL_NONSENSITIVE = 1 << 4;
 /** Free, and may hold what a sensitive owner left: cleared before a restricted address space reaches it (S5). */
 export const PG_UNCLEARED = 1 << 5;
+/** Free, and holds what a nonsensitive owner left. With neither of the two a free frame is zero. */
+export const PG_JUNK = 1 << 6;
 
 /** Kernel: struct page. */
 export const Page = struct("page", {

@@ -5,8 +5,7 @@ import { addVirt, NULL, PAGE_SIZE, type Ptr, pointer, struct, u32, type VirtAddr
 import { allocFile } from "../linux/file.ts";
 import { FILE_SHMEM, File, type FileOperations } from "../linux/file-struct.ts";
 import { spinLock, spinlock, spinUnlock } from "../spinlock.ts";
-import { GFP_HIGHUSER_MOVABLE, GFP_KERNEL } from "./gfp.ts";
-import { clearHighpage } from "./kmap.ts";
+import { __GFP_ZERO, GFP_HIGHUSER_MOVABLE, GFP_KERNEL } from "./gfp.ts";
 import { allocPages, getPage, putPage } from "./page-alloc.ts";
 import type { PagePtr } from "./page-struct.ts";
 import { kfree, kzalloc } from "./slab.ts";
@@ -51,8 +50,7 @@ function shmemFault(file: Ptr<"file">, pageOffset: number): PagePtr | Errno {
   const view = shmemAt(File.at(file).privateData);
   if (pageOffset >= view.pageCount) return EINVAL;
   const slot = addVirt(view.pages, pageOffset * POINTER_BYTES);
-  const fresh = pagePointer.get(slot) === NULL ? allocPages(GFP_HIGHUSER_MOVABLE, 0) : NULL;
-  if (fresh !== NULL) clearHighpage(fresh);
+  const fresh = pagePointer.get(slot) === NULL ? allocPages(GFP_HIGHUSER_MOVABLE | __GFP_ZERO, 0) : NULL;
   spinLock(view.lock);
   const found = pagePointer.get(slot);
   const page = found === NULL ? fresh : found;

@@ -13,6 +13,7 @@ import {
   type VirtAddr,
 } from "../../hardware/index.ts";
 import { asiEnabled } from "../asi/asi-state.ts";
+import type { AsiClassId } from "../asi/asi-struct.ts";
 import { asiTlbFlushIsPartial } from "../asi/asi-tlb.ts";
 import { asiExit, asiInCriticalSection } from "../asi/asi-transition.ts";
 import { CALL_FUNCTION_VECTOR } from "../entry/vectors.ts";
@@ -20,6 +21,7 @@ import { ptiFeature } from "../mitigations/feature-keys.ts";
 import { irqsDisabled, localIrqRestore, localIrqSave } from "../spinlock.ts";
 import { EXIT_TLB_FLUSH, WARN_FLUSH_IN_CRITICAL, warn } from "../trace.ts";
 import {
+  asiPcid,
   buildCr3,
   flushTlbGlobal,
   hasInvpcid,
@@ -97,6 +99,21 @@ function flushTlbOneUser(address: VirtAddr): void {
   const asid = loadedMmAsid.get();
   if (hasInvpcid()) cpu.invpcid(INVPCID_ADDRESS, userPcid(asid), address);
   else invalidateUserAsid(asid);
+}
+
+/**
+ * One page that only this CPU used, under the loaded ASID, by the unrestricted tables and the domain of `classId`: both identifiers lose it
+ * (INVPCID), or the one in use does and the other when it is next loaded.
+ */
+export function flushTlbOneLocal(address: VirtAddr, classId: AsiClassId): void {
+  const asid = loadedMmAsid.get();
+  if (hasInvpcid()) {
+    cpu.invpcid(INVPCID_ADDRESS, kernPcid(asid), address);
+    cpu.invpcid(INVPCID_ADDRESS, asiPcid(asid, classId), address);
+    return;
+  }
+  asiTlbFlushIsPartial(asid);
+  cpu.invlpg(address);
 }
 
 /** One kernel page on this CPU, in every address space (kernel: `flush_tlb_one_kernel()`). */

@@ -23,8 +23,8 @@ import {
 import { kvmMmuNotifierInvalidateEnd, kvmMmuNotifierInvalidateStart } from "../kvm/mmu-notifier.ts";
 import { spinLock, spinUnlock } from "../spinlock.ts";
 import { fileFaultPage } from "./filemap.ts";
-import { GFP_HIGHUSER_MOVABLE } from "./gfp.ts";
-import { clearHighpage, copyHighpage } from "./kmap.ts";
+import { __GFP_ZERO, GFP_HIGHUSER_MOVABLE, type Gfp } from "./gfp.ts";
+import { copyHighpage } from "./kmap.ts";
 import { Mm, type MmPtr, VM_ACCESS_FLAGS, VM_EXEC, VM_GROWSDOWN, VM_SHARED, VM_WRITE, VmArea, type VmaPtr } from "./mm-struct.ts";
 import { STACK_GUARD_GAP } from "./mmap.ts";
 import { allocPages, getPage, putPage, setPageOwner } from "./page-alloc.ts";
@@ -105,16 +105,15 @@ function anonymousFault(mm: MmPtr, entry: VirtAddr, flags: number, access: Want)
     setUserPte(entry, zeroFrame(), flags, false);
     return 0;
   }
-  const page = privatePage(mm);
+  const page = privatePage(mm, __GFP_ZERO);
   if (isErr(page)) return page;
-  clearHighpage(page);
   setUserPte(entry, pageToPhys(page), flags, true);
   return 0;
 }
 
-/** A page that belongs to the mm alone, with what was in it before. */
-function privatePage(mm: MmPtr): PagePtr | Errno {
-  const page = allocPages(GFP_HIGHUSER_MOVABLE, 0);
+/** A page that belongs to the mm alone: zero with `extra` = __GFP_ZERO, else with what was in it before. */
+function privatePage(mm: MmPtr, extra: Gfp): PagePtr | Errno {
+  const page = allocPages(GFP_HIGHUSER_MOVABLE | extra, 0);
   if (page === NULL) return ENOMEM;
   setPageOwner(page, owner(OWNER_USER, Mm.at(mm).number, true));
   return page;
@@ -131,7 +130,7 @@ function fileFault(mm: MmPtr, vma: VmaPtr, address: VirtAddr, entry: VirtAddr, a
     setUserPte(entry, pageToPhys(page), flags, isShared);
     return 0;
   }
-  const copy = privatePage(mm);
+  const copy = privatePage(mm, 0);
   if (!isErr(copy)) {
     copyHighpage(copy, page);
     setUserPte(entry, pageToPhys(copy), flags, true);
@@ -159,12 +158,11 @@ function writeProtectFault(mm: MmPtr, flags: number, address: VirtAddr, entry: V
     cpu.invlpg(address); // other CPUs find out by a fault
     return 0;
   }
-  const copy = privatePage(mm);
+  const isZero = isZeroFrame(frame);
+  const copy = privatePage(mm, isZero ? __GFP_ZERO : 0);
   if (isErr(copy)) return copy;
   const end = addVirt(address, PAGE_SIZE);
-  const isZero = isZeroFrame(frame);
-  if (isZero) clearHighpage(copy);
-  else copyHighpage(copy, physToPage(frame));
+  if (!isZero) copyHighpage(copy, physToPage(frame));
   // Nobody reads the old page when the new one can be written: all CPUs and guests let go of it first.
   kvmMmuNotifierInvalidateStart(mm, address, end);
   clearEntry(entry);

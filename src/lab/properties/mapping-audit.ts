@@ -20,6 +20,8 @@ import {
 import type { GroundTruth } from "./ground-truth.ts";
 
 const DIRECT_MAP = -0x778000000000;
+/** Root entry of ephemeral mappings: 0xffff878000000000. */
+const EPHMAP_INDEX = 0x10f;
 const ENTRIES = 512;
 const USER_ENTRY_BYTES = levelSize(4);
 
@@ -75,7 +77,9 @@ export function auditRoot(
       (memory.read32((root + at) as PhysAddr) & PTE_PRESENT) === 0;
     if (isShared) continue;
     const base = -(2 ** 47) + (index - KERNEL_PGD_BOUNDARY) * USER_ENTRY_BYTES;
-    const found = auditTable(truth, root, 4, index, index + 1, base, { table: unrestricted, frame: -1 }, true);
+    // Where a process's pages are for as long as its own system call looks into them (docs/asi.md, S5): as its user half.
+    const isEphemeral = mapsUser && index === EPHMAP_INDEX;
+    const found = auditTable(truth, root, 4, index, index + 1, base, { table: unrestricted, frame: -1 }, !isEphemeral);
     if (found !== undefined) return found;
   }
   for (let index = 0; index < KERNEL_PGD_BOUNDARY; index++) {
