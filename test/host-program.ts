@@ -41,6 +41,36 @@ export function elfOf(emit: (a: Assembler) => void): Uint8Array {
   return file;
 }
 
+/** A static ELF file for i386 whose only segment holds `code`, which begins at CODE32. */
+export function elf32Of(code: Uint8Array): Uint8Array {
+  const file = new Uint8Array(CODE32 - BASE + code.length);
+  const view = new DataView(file.buffer);
+  file.set([0x7f, 0x45, 0x4c, 0x46, 1, 1, 1]);
+  view.setUint16(16, 2, true);
+  view.setUint16(18, EM_386, true);
+  view.setUint32(20, 1, true);
+  view.setUint32(24, CODE32, true);
+  view.setUint32(28, ELF32_HEADER_BYTES, true);
+  view.setUint16(40, ELF32_HEADER_BYTES, true);
+  view.setUint16(42, PROGRAM32_HEADER_BYTES, true);
+  view.setUint16(44, 1, true);
+  view.setUint32(52, 1, true);
+  view.setUint32(60, BASE, true);
+  view.setUint32(64, BASE, true);
+  view.setUint32(68, file.length, true);
+  view.setUint32(72, file.length, true);
+  view.setUint32(76, RWX, true);
+  view.setUint32(80, 0x1000, true);
+  file.set(code, CODE32 - BASE);
+  return file;
+}
+
+const EM_386 = 3;
+const ELF32_HEADER_BYTES = 52;
+const PROGRAM32_HEADER_BYTES = 32;
+/** Where the code of a 32-bit program lies. */
+export const CODE32 = BASE + 0x100;
+
 function cpio(files: readonly (readonly [string, Uint8Array])[]): Uint8Array {
   const bytes: number[] = [];
   const align = (): void => {
@@ -70,7 +100,7 @@ export interface ProgramOptions {
 }
 
 /** Boots the kernel, runs the program until everything sleeps, and hands back what was told. */
-export function runProgram(emit: (a: Assembler) => void, options: ProgramOptions = {}): Told {
+export function runProgram(program: Uint8Array | ((a: Assembler) => void), options: ProgramOptions = {}): Told {
   const events: TraceRecord[] = [];
   const lines: string[] = [];
   let console = "";
@@ -86,7 +116,7 @@ export function runProgram(emit: (a: Assembler) => void, options: ProgramOptions
     }),
     commandLine: options.commandLine ?? "asi=on",
     observer: listener(events, lines),
-    initrd: cpio([["program", elfOf(emit)]]),
+    initrd: cpio([["program", program instanceof Uint8Array ? program : elfOf(program)]]),
     console: (byte: number): void => {
       console += String.fromCharCode(byte);
     },

@@ -11,7 +11,7 @@ import { interrupts } from "../entry/interrupts.ts";
 import { excNmi } from "../entry/nmi.ts";
 import { paranoidStubs } from "../entry/paranoid-stubs.ts";
 import { retFromFork } from "../entry/ret-from-fork.ts";
-import { switchToAsm } from "../entry/switch-stub.ts";
+import { segmentStubs, switchToAsm } from "../entry/switch-stub.ts";
 import { doSyscall64 } from "../entry/syscall.ts";
 import { doFastSyscall32, doInt80Emulation, doSysenter32 } from "../entry/syscall-32.ts";
 import { syscallStubs } from "../entry/syscall-stubs.ts";
@@ -62,6 +62,7 @@ export function kernelCode(startKernel: () => void, startSecondary: () => void, 
     entryTextEnd,
     switchToAsm,
     ...fpuStubs,
+    ...segmentStubs,
     ...flushStubs,
     ...uaccessStubs,
     ...ldtStubs,

@@ -46,6 +46,7 @@ import { entryStackTop } from "../entry/entry-area.ts";
 import { initEspfixArea, initEspfixCpu } from "../entry/espfix.ts";
 import { exceptions } from "../entry/exceptions.ts";
 import { interrupts } from "../entry/interrupts.ts";
+import { isIntel } from "../entry/vdso-32.ts";
 import {
   __KERNEL_CS,
   __USER32_CS,
@@ -198,9 +199,7 @@ function syscallInit(): void {
   cpu.writeMsr(MSR_STAR, 0, ((__USER32_CS << 16) | __KERNEL_CS) >>> 0);
   cpu.writeMsr(MSR_LSTAR, low32(entry), high32(entry));
   initEspfixCpu();
-  // "Genu": CPUID 0, EBX.
-  const isIntel = cpu.cpuid(0, 0, 1) === 0x756e6547;
-  if (isIntel) {
+  if (isIntel()) {
     // SYSENTER arrives on the entry stack, which every table has; SYSCALL from 32-bit code is undefined there.
     const sysenter = symbolAddress("entry_SYSENTER_compat");
     cpu.writeMsr(MSR_IA32_SYSENTER_CS, __KERNEL_CS, 0);

@@ -34,6 +34,7 @@ import { isEspfixAddress } from "./espfix-layout.ts";
 import { idtentry } from "./idtentry.ts";
 import { NATIVE_IRQ_RETURN_IRET } from "./idtentry-stubs.ts";
 import { PtRegs, userMode } from "./pt-regs.ts";
+import { SEGMENT_FIXUPS } from "./switch-stub.ts";
 
 // Kernel: asm/signal.h.
 const SIGILL = 4;
@@ -58,9 +59,23 @@ function die(name: string, regs: PtRegs): never {
   return fail(`kernel ${name}: RIP ${hex(regs.rip)}, error code ${hex(regs.origRax)}, CR2 ${hex(cpu.readCr2())}, RSP ${hex(regs.rsp)}`);
 }
 
+/** A selector that could not be loaded at a task switch (kernel: ex_handler_clear_fs() and its kin). */
+function fixupSegment(regs: PtRegs): boolean {
+  const { rip } = regs;
+  for (const [instruction, fixup] of SEGMENT_FIXUPS) {
+    if (symbolAddress(instruction) !== rip) continue;
+    regs.rip = symbolAddress(fixup);
+    return true;
+  }
+  return false;
+}
+
 function signalling(name: string, signal: number): () => void {
   return idtentry((regs) => {
-    if (!userMode(regs)) die(name, regs);
+    if (!userMode(regs)) {
+      if (!fixupSegment(regs)) die(name, regs);
+      return;
+    }
     forceSig(signal, `${name} at ${hex(regs.rip)}`);
   });
 }

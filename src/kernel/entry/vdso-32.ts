@@ -1,7 +1,10 @@
 // The page of code that 32-bit programs make their fast system calls from (kernel: the vDSO's __kernel_vsyscall). SYSENTER saves no return
 // address, so the kernel returns to one place of this page.
-import { PAGE_SIZE } from "../../hardware/index.ts";
-import { Mm } from "../mm/mm-struct.ts";
+import { type Errno, isErr, MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, PROT_EXEC, PROT_READ } from "../../abi/index.ts";
+import { addVirt, cpu, NULL, PAGE_SIZE, virtAddr } from "../../hardware/index.ts";
+import { withRemotePage } from "../linux/program-image.ts";
+import { Mm, type MmPtr } from "../mm/mm-struct.ts";
+import { doMmap } from "../mm/mmap.ts";
 import { current } from "../sched/current.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
 
@@ -37,4 +40,28 @@ export function vdso32LandingPad(): number {
   const { mm } = TaskStruct.at(current());
   const vdso = Mm.at(mm).vdso32;
   return vdso === 0 ? 0 : vdso + LANDING_PAD;
+}
+
+/** Where the page is mapped: below the top of the stack's area. */
+const VDSO32_ADDRESS = virtAddr(0xf7ffc000);
+
+/** Maps the page into the memory of a 32-bit program that is being made (kernel: `compat_arch_setup_additional_pages()`). @returns ENOMEM. */
+export function mapVdso32(mm: MmPtr): 0 | Errno {
+  const mapped = doMmap(mm, VDSO32_ADDRESS, PAGE_SIZE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, NULL, 0);
+  if (isErr(mapped)) return mapped;
+  // SYSENTER on Intel's CPUs, SYSCALL on AMD's.
+  const page = vdso32Page(isIntel() ? "sysenter" : "syscall");
+  const error = withRemotePage(mm, VDSO32_ADDRESS, (at) => {
+    const view = new DataView(page.buffer);
+    for (let i = 0; i < VDSO32_USED_BYTES; i += 4) cpu.store(addVirt(at, i), 4, view.getUint32(i, true));
+  });
+  if (error === 0) Mm.at(mm).vdso32 = VDSO32_ADDRESS;
+  return error;
+}
+
+const VDSO32_USED_BYTES = 32;
+
+/** CPUID 0, EBX: "Genu". */
+export function isIntel(): boolean {
+  return cpu.cpuid(0, 0, 1) === 0x756e6547;
 }

@@ -21,6 +21,7 @@ import {
 import { addVirt, cpu, NULL, type Ptr, type VirtAddr } from "../../hardware/index.ts";
 import { STUB_SAVE_FPREGS } from "../entry/fpu-stubs.ts";
 import { PtRegs, taskPtRegs } from "../entry/pt-regs.ts";
+import { STUB_SAVE_DATA_SEGMENTS } from "../entry/switch-stub.ts";
 import { dupMm } from "../mm/dup-mm.ts";
 import { accessOk } from "../mm/layout.ts";
 import { mmget, mmput } from "../mm/mm.ts";
@@ -135,8 +136,9 @@ function copyThread(pointer: Ptr<"task_struct">, args: CloneArgs): void {
   if (args.stack !== 0) regs.rsp = args.stack;
   child.thread.fsbase = (args.flags & CLONE_SETTLS) !== 0 ? args.tls : parent.thread.fsbase;
   child.thread.gsbase = parent.thread.gsbase;
-  // The parent runs: its vector registers are in the CPU.
+  // The parent runs: its vector registers and data segments are in the CPU.
   cpu.callStub(STUB_SAVE_FPREGS, child.thread.fpu.xmm);
+  cpu.callStub(STUB_SAVE_DATA_SEGMENTS, child.address);
 }
 
 /** What a child has of its parent without sharing it. */

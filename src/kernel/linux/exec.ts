@@ -4,6 +4,7 @@ import { E2BIG, EACCES, EFAULT, EISDIR, ENAMETOOLONG, type Errno, isErr, SIGCHLD
 import { cpu, NULL, type Ptr, RFLAGS_FIXED, RFLAGS_IF } from "../../hardware/index.ts";
 import { FPREGS_BYTES, STUB_LOAD_FPREGS } from "../entry/fpu-stubs.ts";
 import { PtRegs, taskPtRegs } from "../entry/pt-regs.ts";
+import { STUB_LOAD_DATA_SEGMENTS } from "../entry/switch-stub.ts";
 import { __USER_CS, __USER_DS, __USER32_CS } from "../entry/vectors.ts";
 import { mmdrop, mmgrab, mmput } from "../mm/mm.ts";
 import type { MmPtr } from "../mm/mm-struct.ts";
@@ -85,6 +86,11 @@ function loadInode(inode: InodePtr, path: string, argv: readonly string[], envp:
   return built;
 }
 
+/** 64-bit code does without. */
+function dataSegment(image: ProgramImage): number {
+  return image.is32Bit ? __USER_DS : 0;
+}
+
 /** Registers with which a program begins (kernel: `start_thread()`, `compat_start_thread()`). */
 export function startThread(pointer: Ptr<"task_struct">, image: ProgramImage): void {
   const at = taskPtRegs(pointer);
@@ -97,6 +103,9 @@ export function startThread(pointer: Ptr<"task_struct">, image: ProgramImage): v
   regs.ss = __USER_DS;
   // Not a system call that could be restarted.
   regs.origRax = -1;
+  const { thread } = TaskStruct.at(pointer);
+  thread.ds = dataSegment(image);
+  thread.es = dataSegment(image);
 }
 
 /** Command name of a path: its last component (kernel: `kbasename()`). */
@@ -154,6 +163,7 @@ function beginNewExec(image: ProgramImage, inode: InodePtr, path: string): void 
   const { xmm } = task.thread.fpu;
   cpu.fill(xmm, 0, FPREGS_BYTES);
   cpu.callStub(STUB_LOAD_FPREGS, 0, xmm);
+  cpu.callStub(STUB_LOAD_DATA_SEGMENTS, dataSegment(image));
   task.sasSp = 0;
   task.sasBytes = 0;
   tasklistLock();

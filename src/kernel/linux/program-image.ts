@@ -30,6 +30,7 @@ import {
   PROT_WRITE,
 } from "../../abi/index.ts";
 import { addVirt, cpu, high32, low32, NULL, PAGE_SIZE, pageDown, pageUp, type VirtAddr, virtAddr } from "../../hardware/index.ts";
+import { mapVdso32 } from "../entry/vdso-32.ts";
 import { kmapLocalPage, kunmapLocal } from "../mm/kmap.ts";
 import { TASK_SIZE_MAX } from "../mm/layout.ts";
 import { mmAlloc, mmput } from "../mm/mm.ts";
@@ -44,6 +45,8 @@ import type { FilePtr } from "./file-struct.ts";
 const STACK_BYTES = 0x100000;
 /** Most bytes of arguments and environment (kernel: a quarter of the stack's limit). */
 const MAX_ARGUMENT_BYTES = STACK_BYTES / 4;
+/** Where 32-bit programs make their system calls: the vDSO's entry. Linux uapi asm/auxvec.h. */
+const AT_SYSINFO = 32;
 const RANDOM_BYTES = 16;
 
 /** A program that is ready to run. */
@@ -80,6 +83,10 @@ function fill(mm: MmPtr, image: ElfImage, file: FilePtr, path: string, argv: rea
     end = Math.max(end, one.address + one.memoryBytes);
   }
   setBrk(mm, pageUp(end));
+  if (image.is32Bit) {
+    const error = mapVdso32(mm);
+    if (error !== 0) return error;
+  }
   const top = image.is32Bit ? IA32_PAGE_OFFSET : TASK_SIZE_MAX;
   const stack = doMmap(mm, virtAddr(top - STACK_BYTES), STACK_BYTES, PROT_READ | PROT_WRITE, FIXED | MAP_ANONYMOUS, NULL, 0);
   return isErr(stack) ? stack : new StackWriter(mm, top, image.is32Bit).write(image, path, argv, envp);
@@ -181,6 +188,7 @@ class StackWriter {
       [AT_SECURE, 0],
       [AT_RANDOM, random],
       [AT_EXECFN, execfn],
+      ...(this.wordBytes === 4 ? [[AT_SYSINFO, Mm.at(this.mm).vdso32]] : []),
       [AT_NULL, 0],
     ].flat();
   }

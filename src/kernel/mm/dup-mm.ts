@@ -30,6 +30,7 @@ export function dupMm(old: MmPtr): MmPtr | Errno {
   const to = Mm.at(mm);
   to.startBrk = from.startBrk;
   to.brk = from.brk;
+  to.vdso32 = from.vdso32;
   const areas = dupMmap(mm, old);
   spinUnlock(from.mmapLock);
   const error = areas === 0 ? ldtDupContext(old, mm) : areas;

@@ -1,5 +1,5 @@
 // The data of a task. Only declarations.
-import { bytes, embedded, i32, pointer, struct, u32, type View, virtual, word } from "../../hardware/index.ts";
+import { bytes, embedded, i32, pointer, struct, u16, u32, type View, virtual, word } from "../../hardware/index.ts";
 import { AsiState } from "../asi/asi-struct.ts";
 import { Fpu } from "../entry/fpu-stubs.ts";
 import { SigPending } from "./signal-struct.ts";
@@ -33,6 +33,9 @@ export const ThreadStruct = struct("thread_struct", {
   /** Bases of the user's FS and GS (kernel: fsbase, gsbase). The MSRs hold them while the task runs. */
   fsbase: word,
   gsbase: word,
+  /** Data segment selectors of user code while the task does not run (kernel: thread.ds, thread.es). As the vector registers. */
+  ds: u16,
+  es: u16,
   /** Vector registers while the task does not run. Saved and loaded by __switch_to_asm. */
   fpu: embedded(Fpu),
 });
