@@ -181,7 +181,7 @@ export function asiAsyncFreeWork(): void {
   for (const page of pages) {
     const { order } = Page.at(page);
     trace(TRACE_UNMAPPED, 0, pageAddress(page), pageAddress(page) + PAGE_SIZE * orderPages(order));
-    finishFree(page, order, PG_JUNK);
+    finishFree(page, order, junk());
   }
 }
 
@@ -236,6 +236,11 @@ function clearUncleared(pfn: number, order: number): boolean[] {
     cleared.push(isUncleared || isKnownZero(flags));
   }
   return cleared;
+}
+
+/** What tells a frame that a nonsensitive owner left from one that is zero; only where that makes a difference. */
+function junk(): number {
+  return ephmap.key.isEnabled() ? PG_JUNK : 0;
 }
 
 /** A free frame that nobody has written since it was cleared. As the kernel, others clear it all the same when they are asked to. */
@@ -304,7 +309,7 @@ function releaseBlock(page: PagePtr, order: number): void {
   view.owner = OWNER_NONE;
   countAllocated(isSensitive, -orderPages(order));
   if ((flags & PG_GLOBAL_NONSENSITIVE) === 0) {
-    finishFree(page, order, mustKeep ? PG_UNCLEARED : isSensitive ? 0 : PG_JUNK);
+    finishFree(page, order, mustKeep ? PG_UNCLEARED : isSensitive ? 0 : junk());
     return;
   }
   view.order = order;
