@@ -100,6 +100,11 @@ export function asiEnter(asi: Ptr<"asi">): void {
   assert(asi !== NULL, () => "asi_enter() without a domain");
   const state = currentState();
   if (state.target !== NULL) warn(WARN_ENTER_TWICE);
+  asiEnterRelaxed(state, asi);
+}
+
+/** asi_enter() of the running task, whose state is at hand and has no target: on the way to user mode every step counts. */
+export function asiEnterRelaxed(state: AsiState, asi: Ptr<"asi">): void {
   if (state.intrNestDepth !== 0) warn(WARN_ENTER_IN_INTERRUPT);
   state.target = asi;
   enterDomain(asi);

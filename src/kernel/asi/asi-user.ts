@@ -27,7 +27,7 @@ import {
   type AsiClassId,
   AsiTaintPolicy,
 } from "./asi-struct.ts";
-import { asiEnter, asiExit, asiIsRestricted, asiReturnToUserWithoutDomain, asiTaintsSet } from "./asi-transition.ts";
+import { asiEnterRelaxed, asiExit, asiIsRestricted, asiReturnToUserWithoutDomain, asiTaintsSet } from "./asi-transition.ts";
 
 /** The class is there: processes are restricted. Patched at boot. */
 export const asiUserspace = staticKey("asi_userspace");
@@ -81,8 +81,8 @@ export function asiEnterUserspace(): void {
     return;
   }
   const task = TaskStruct.at(current());
-  if (task.thread.asiState.target !== NULL) return;
-  asiEnter(userDomain(task.mm));
+  const { asiState } = task.thread;
+  if (asiState.target === NULL) asiEnterRelaxed(asiState, userDomain(task.mm));
 }
 
 /**
