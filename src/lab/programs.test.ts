@@ -78,6 +78,20 @@ for (const [name, stdout] of EXPECTED) {
   });
 }
 
+// Not natively: the machines that this was written on load no LDT for a process (LAR of its descriptors fails there). What is checked is the
+// SDM's: vol. 3, 3.4.5, 3.5.1 (limits, types), 7.15 (#NP, #GP), and espfix's promise about ESP.
+for (const [commandLine, cpus] of [
+  ["asi=on", 1],
+  ["asi=off pti=on", 1],
+  ["asi=on", 3],
+] as const) {
+  test(`ldt has segments of its own and runs on a 16-bit stack (${commandLine}, ${cpus} CPUs)`, () => {
+    const result = run("ldt", { commandLine, cpus, check: true });
+    deepEqual(endingOf(result), { stdout: "ldt: ok\n", stderr: "", status: 0 });
+    deepEqual(result.violations, []);
+  });
+}
+
 test("arguments, environment, both outputs and the exit status are the program's", () => {
   const expected = {
     stdout: "hello from hello\nargument 1: one\nargument 2: two words\nenvironment: A=b\nenvironment: C=\n",
