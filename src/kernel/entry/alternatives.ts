@@ -3,12 +3,20 @@
 // code and other CPUs run, what is selected is written back.
 import type { Assembler } from "../../assembler/index.ts";
 import { addVirt, cpu, type VirtAddr } from "../../hardware/index.ts";
-import { clearBhbLoop, clearCpuBuf, kernelIbrs, ptiFeature, rsbCtxsw } from "../mitigations/feature-keys.ts";
+import {
+  clearBhbLoop,
+  clearCpuBuf,
+  fenceSwapgsKernel,
+  fenceSwapgsUser,
+  kernelIbrs,
+  ptiFeature,
+  rsbCtxsw,
+} from "../mitigations/feature-keys.ts";
 import { hasPcid } from "../mm/cr3.ts";
 import { pa, va } from "../mm/layout.ts";
 
 /** What code may depend on. */
-export type AlternativeFeature = "pti" | "pti_pcid" | "verw" | "ibrs" | "bhb" | "rsb_ctxsw";
+export type AlternativeFeature = "pti" | "pti_pcid" | "verw" | "ibrs" | "bhb" | "rsb_ctxsw" | "fence_swapgs_user" | "fence_swapgs_kernel";
 
 function isSelected(feature: AlternativeFeature): boolean {
   switch (feature) {
@@ -24,6 +32,10 @@ function isSelected(feature: AlternativeFeature): boolean {
       return clearBhbLoop.isEnabled();
     case "rsb_ctxsw":
       return rsbCtxsw.isEnabled();
+    case "fence_swapgs_user":
+      return fenceSwapgsUser.isEnabled();
+    case "fence_swapgs_kernel":
+      return fenceSwapgsKernel.isEnabled();
   }
 }
 
@@ -106,4 +118,14 @@ export function applyAlternatives(sites: readonly AlternativeSite[]): void {
     const at = va(pa(address));
     for (let i = 0; i < code.length; i++) cpu.store(addVirt(at, i), 1, code[i] ?? 0);
   }
+}
+
+/** After SWAPGS at an entry from user mode: a wrong guess that it was skipped ends here (kernel: FENCE_SWAPGS_USER_ENTRY). */
+export function emitFenceSwapgsUser(a: Assembler, site: string): void {
+  alternative(a, "fence_swapgs_user", site, () => a.lfence());
+}
+
+/** Where an entry from kernel mode skips SWAPGS: the same for the opposite guess (kernel: FENCE_SWAPGS_KERNEL_ENTRY). */
+export function emitFenceSwapgsKernel(a: Assembler, site: string): void {
+  alternative(a, "fence_swapgs_kernel", site, () => a.lfence());
 }

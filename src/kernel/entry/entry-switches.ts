@@ -39,7 +39,7 @@ import { hasPcid } from "../mm/cr3.ts";
 import { userPcidFlushMask } from "../mm/tlb-struct.ts";
 import { topOfStack } from "../sched/current.ts";
 import type { StubProgram } from "../stub-program.ts";
-import { alternative } from "./alternatives.ts";
+import { alternative, emitFenceSwapgsKernel } from "./alternatives.ts";
 import { entryStackTop } from "./entry-area.ts";
 import { restoreRegisters, setStackPointer } from "./entry-registers.ts";
 import { PtRegs } from "./pt-regs.ts";
@@ -158,6 +158,7 @@ export function emitParanoidSave(a: Assembler, site: string): void {
   alternative(a, "pti_pcid", `${site}.save`, () => a.bts(rax, NOFLUSH_BIT));
   alternative(a, "pti", `${site}.save2`, () => a.and(rax, ~PTI_USER_MASK).mov(cr3, rax).label(`${site}.save_cr3_ok`));
   a.mov(ecx, MSR_GS_BASE).rdmsr().test(edx, edx).js(`${site}.gs_ok`).swapgs().and(rdi, ~PARANOID_SWAPGS).label(`${site}.gs_ok`);
+  emitFenceSwapgsKernel(a, `${site}.save`);
   alternative(a, "ibrs", `${site}.save`, () => {
     a.mov(ecx, MSR_IA32_SPEC_CTRL).rdmsr().test(eax, SPEC_CTRL_IBRS).jnz(`${site}.ibrs_ok`);
     a.or(eax, SPEC_CTRL_IBRS).wrmsr().and(rdi, ~PARANOID_IBRS).label(`${site}.ibrs_ok`);

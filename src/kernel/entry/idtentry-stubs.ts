@@ -1,11 +1,13 @@
 // The entries of exceptions and interrupts that run on the task's stack, and the way back, in machine code: each saves the interrupted
 // registers as struct pt_regs and traps to the TypeScript function that handles it. No register but RSP is live across a trap, so a task
 // switch inside is just another RSP. Kernel: the idtentry macro, error_entry, error_return.
+
 import { at, byte, gs, mem, rax, rbx, rcx, rdi, rdx, rsp } from "../../assembler/index.ts";
 import { addVirt, cpu } from "../../hardware/index.ts";
 import { ptiFeature } from "../mitigations/feature-keys.ts";
 import { topOfStack } from "../sched/current.ts";
 import type { StubProgram } from "../stub-program.ts";
+import { emitFenceSwapgsKernel, emitFenceSwapgsUser } from "./alternatives.ts";
 import { popAllButRdi, popRegisters, pushAndClearRegisters, pushNoError, saveRegisters } from "./entry-registers.ts";
 import {
   emitClearCpuBuffers,
@@ -34,12 +36,14 @@ export function idtEntryStub(symbol: string, handler: string, hasErrorCode: bool
       a.test(byte(mem(rsp, 16)), 3)
         .jz(`${symbol}.kernel`)
         .swapgs();
+      emitFenceSwapgsUser(a, symbol);
       emitSwitchToTaskStack(a, symbol);
       a.label(`${symbol}.user`);
       pushAndClearRegisters(a);
       emitIbrsEnter(a, symbol);
       a.trap(handler).jmp("error_return");
       a.label(`${symbol}.kernel`);
+      emitFenceSwapgsKernel(a, symbol);
       if (hasErrorCode) {
         // A fault of the IRET to user mode is the user's: it is handled as if it had come from there (kernel: error_bad_iret).
         a.push(rax).lea(rax, at(NATIVE_IRQ_RETURN_IRET)).cmp(rax, mem(rsp, 16)).pop(rax).jz(`${symbol}.bad_iret`);
@@ -48,6 +52,7 @@ export function idtEntryStub(symbol: string, handler: string, hasErrorCode: bool
       a.trap(handler).jmp("error_return");
       if (!hasErrorCode) return;
       a.label(`${symbol}.bad_iret`).swapgs();
+      emitFenceSwapgsUser(a, `${symbol}.bad_iret`);
       a.push(rdx);
       emitSwitchToKernelCr3(a, `${symbol}.bad_iret`, rdx);
       // The frame that IRET could not use goes to where a frame from user mode would be; often it is there already (fixup_bad_iret()).

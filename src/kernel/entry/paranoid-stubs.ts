@@ -1,9 +1,11 @@
 // The entries that may come between any two instructions, those of other entries included: NMI, machine check, debug exception, double
 // fault. Each has an interrupt stack of its own, and finds out by itself whose tables, GS base and IBRS are there (kernel: paranoid_entry,
 // asm_exc_nmi, idtentry_mce_db).
+
 import { type Assembler, at, byte, gs, mem, rbx, rcx, rdi, rdx, rsi, rsp } from "../../assembler/index.ts";
 import { addVirt, cpu, type VirtAddr, virtual, word } from "../../hardware/index.ts";
 import type { StubProgram } from "../stub-program.ts";
+import { emitFenceSwapgsUser } from "./alternatives.ts";
 import { entryStackTop } from "./entry-area.ts";
 import { popRegisters, pushAndClearRegisters, pushNoError, saveRegisters, setStackPointer } from "./entry-registers.ts";
 import {
@@ -25,7 +27,9 @@ import { USER_STACK_WINDOWS } from "./syscall-stubs.ts";
 
 /** On an interrupt stack, six words on it, from user mode: the kernel's tables, and everything on the task's stack, as any entry. */
 function emitFromUser(a: Assembler, symbol: string, handler: string): void {
-  a.swapgs().push(rdx);
+  a.swapgs();
+  emitFenceSwapgsUser(a, `${symbol}.user`);
+  a.push(rdx);
   emitSwitchToKernelCr3(a, `${symbol}.user`, rdx);
   emitMoveToTaskStack(a);
   pushAndClearRegisters(a);

@@ -37,6 +37,18 @@ for (const options of [
   test(`S1 to S10 hold with ${options}`, () => explore(options));
 }
 
+for (const [model, line] of [
+  ["skx", ""],
+  ["skx", "l1tf=off"],
+  ["clx", "tsx=on"],
+] as const) {
+  test(`S1 to S10 hold with cordon.flush_taints=on: nothing is flushed but what transitions owe (${model}, "${line}")`, () => {
+    // All that would flush besides is what the option turns off, and what it must not lean on.
+    const commandLine = `asi=on spectre_v2=off vmscape=off ${line} cordon.flush_taints=on`;
+    explore("", { model: findCpuModel(model) ?? fail("no such model"), commandLine });
+  });
+}
+
 test("S1 to S10 hold with all of them", () => {
   explore(
     "cordon.exit_after_run=off cordon.switch_restricted=on cordon.protect_user_data=off cordon.rsb_taint=on cordon.noflush=on cordon.domain_per_vm=on",
