@@ -1,8 +1,10 @@
 // The areas of a user address space: mmap, munmap, brk (mm/mmap.c). Changes are made under the mm's lock; what was taken away is gone
 // from every TLB, and from the guests of its VMs, before the frames are given back (S8).
 import {
+  EACCES,
   EEXIST,
   EINVAL,
+  ENODEV,
   ENOMEM,
   EPERM,
   type Errno,
@@ -10,7 +12,12 @@ import {
   MAP_FIXED,
   MAP_FIXED_NOREPLACE,
   MAP_GROWSDOWN,
+  MAP_PRIVATE,
   MAP_SHARED,
+  O_ACCMODE,
+  O_RDONLY,
+  O_RDWR,
+  O_WRONLY,
   PROT_EXEC,
   PROT_READ,
   PROT_WRITE,
@@ -18,6 +25,8 @@ import {
 import { addVirt, isPageAligned, NULL, PAGE_SIZE, type Ptr, pageDown, pageUp, type VirtAddr } from "../../hardware/index.ts";
 import { kvmMmuNotifierInvalidateEnd, kvmMmuNotifierInvalidateStart } from "../kvm/mmu-notifier.ts";
 import { getFile } from "../linux/file.ts";
+import { fileOperations } from "../linux/file-operations.ts";
+import { File } from "../linux/file-struct.ts";
 import { spinLock, spinUnlock } from "../spinlock.ts";
 import { accessOk, MMAP_BASE, MMAP_MIN_ADDR, TASK_SIZE_MAX } from "./layout.ts";
 import {
@@ -48,7 +57,8 @@ const USER_TABLES_CEILING = 2 ** 47;
 /**
  * Maps `bytes` bytes: of `file` from page `pageOffset` on, or anonymous memory if `file` is NULL (kernel: `do_mmap()`). `address` is a
  * wish, or with MAP_FIXED the place, and what was there goes. Takes its own reference to the file. May block.
- * @returns the address; EINVAL; ENOMEM; EPERM: below mmap_min_addr; EEXIST: MAP_FIXED_NOREPLACE found something.
+ * @returns the address; EINVAL; ENOMEM; EPERM: below mmap_min_addr; EEXIST: MAP_FIXED_NOREPLACE found something; EACCES: how the file was
+ * opened does not allow it; ENODEV: files of its kind cannot be mapped.
  */
 export function doMmap(
   mm: MmPtr,
@@ -64,6 +74,8 @@ export function doMmap(
   if (bytes <= 0 || (isFixed && !isPageAligned(address))) return EINVAL;
   const wish = pageDown(address);
   if (!accessOk(wish, length)) return ENOMEM;
+  const refusal = checkType(file, protection, flags);
+  if (refusal !== 0) return refusal;
   if (isFixed && wish < MMAP_MIN_ADDR) return EPERM;
   const vma = vmaAlloc(mm);
   if (vma === NULL) return ENOMEM;
@@ -74,7 +86,7 @@ export function doMmap(
   }
   const view = VmArea.at(vma);
   view.file = backing;
-  view.flags = vmFlags(protection, flags);
+  view.flags = vmFlags(protection, flags) & ~(isReadOnlyShare(file, flags) ? VM_MAYWRITE : 0);
   const removed: VmaPtr[] = [];
   const { mmapLock } = Mm.at(mm);
   spinLock(mmapLock);
@@ -90,6 +102,28 @@ export function doMmap(
   for (const gone of removed) vmaFree(gone);
   if (isErr(start)) vmaFree(vma);
   return start;
+}
+
+/** Neither shared nor private, or not what the file allows (kernel: the cases of MAP_TYPE in `do_mmap()`). */
+function checkType(file: Ptr<"file">, protection: number, flags: number): 0 | Errno {
+  const isShared = (flags & MAP_SHARED) !== 0;
+  if (!isShared && (flags & MAP_PRIVATE) === 0) return EINVAL;
+  if (file === NULL) return 0;
+  const { faultPage, mapPage } = fileOperations(File.at(file).kind);
+  if (faultPage === undefined && mapPage === undefined) return ENODEV;
+  if (openedFor(file) === O_WRONLY) return EACCES;
+  return isShared && (protection & PROT_WRITE) !== 0 && openedFor(file) === O_RDONLY ? EACCES : 0;
+}
+
+/** Access mode of a file with a name; those without one are open for both. */
+function openedFor(file: Ptr<"file">): number {
+  const { inode, flags } = File.at(file);
+  return inode === NULL ? O_RDWR : flags & O_ACCMODE;
+}
+
+/** Such a mapping can never be made writable: mprotect() would write to a file that may only be read. */
+function isReadOnlyShare(file: Ptr<"file">, flags: number): boolean {
+  return file !== NULL && (flags & MAP_SHARED) !== 0 && openedFor(file) === O_RDONLY;
 }
 
 /** What the pages come from, with a reference: the file, an object of shared memory, or nothing (NULL). @returns ENOMEM. */
