@@ -4,7 +4,7 @@ import { addVirt, assert, cpu, entryFrame, levelSize, PAGE_SIZE, type PhysAddr, 
 import { ESPFIX_BASE_ADDR } from "../entry/espfix-layout.ts";
 import { bootTablesRange, KERNEL_TEXT_BYTES } from "../mm/boot-memory.ts";
 import { CPU_ENTRY_AREA_BASE, PAGE_OFFSET, VMALLOC_START, VMEMMAP_START, va } from "../mm/layout.ts";
-import { memblockAlloc, memblockEnd } from "../mm/memblock.ts";
+import { memblockAlloc, memblockMaxPossible } from "../mm/memblock.ts";
 import { initMm } from "../mm/mm-struct.ts";
 import { entryAlloc, entryAt, KERNPG_TABLE } from "../mm/page-table.ts";
 import { PERCPU_UNIT_BYTES } from "../mm/percpu-struct.ts";
@@ -34,7 +34,7 @@ export function asiGlobalInitPgd(): void {
 /** One address for each root entry that has tables of its own: the direct map, vmalloc space, the kernel image. */
 function ownRootEntries(): readonly VirtAddr[] {
   const entries: VirtAddr[] = [VMALLOC_START, KERNEL_TEXT_BASE];
-  const end = memblockEnd();
+  const end = memblockMaxPossible();
   for (let at = 0; at < end; at += levelSize(4)) entries.push(addVirt(PAGE_OFFSET, at));
   return entries;
 }

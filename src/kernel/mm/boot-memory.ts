@@ -27,7 +27,7 @@ import {
 } from "../static-data.ts";
 import { detectTlbFeatures, enablePcid, kernelPagesAreGlobal, writeCr3Raw } from "./cr3.ts";
 import { CPU_ENTRY_AREA_BASE, PAGE_OFFSET, VMALLOC_START, VMEMMAP_START, va } from "./layout.ts";
-import { memblockAlloc, memblockEnd, memblockInit } from "./memblock.ts";
+import { memblockAlloc, memblockEnd, memblockInit, memblockMaxPossible } from "./memblock.ts";
 import { INIT_MM_CTX_ID, initMm, Mm } from "./mm-struct.ts";
 import { pageAllocBytes, pageAllocInit } from "./page-alloc.ts";
 import { PAGE_STRUCT_BYTES } from "./page-struct.ts";
@@ -88,12 +88,32 @@ export function setupArchMemory(): void {
   mapRange(pgd, PAGE_OFFSET, 0 as PhysAddr, memoryBytes, data, true);
   mapRange(pgd, KERNEL_TEXT_BASE, KERNEL_TEXT_PHYSICAL as PhysAddr, KERNEL_TEXT_BYTES, text, false);
   mapRange(pgd, KERNEL_DATA_BASE, KERNEL_DATA_PHYSICAL as PhysAddr, KERNEL_DATA_BYTES, data, true);
+  // The page array, and right behind it the allocator's maps; those leave room for the array of memory that is added later.
   const frames = pfnOf(memoryBytes);
-  const vmemmapBytes = Math.ceil((frames * PAGE_STRUCT_BYTES + pageAllocBytes(frames)) / LARGE_PAGE_SIZE) * LARGE_PAGE_SIZE;
-  mapRange(pgd, VMEMMAP_START, memblockAlloc(vmemmapBytes, LARGE_PAGE_SIZE), vmemmapBytes, data, true);
+  const mapBytes = pageAllocBytes(pfnOf(memblockMaxPossible()));
+  const isAllThere = memoryBytes === memblockMaxPossible();
+  const arrayBytes = frames * PAGE_STRUCT_BYTES + (isAllThere ? mapBytes : 0);
+  mapLarge(pgd, VMEMMAP_START, arrayBytes, data);
+  if (!isAllThere) mapLarge(pgd, freeMapBase(), mapBytes, data);
   // Root entries that come later would be missing in every mm that exists by then: all that will be used are made now.
   for (const area of [VMALLOC_START, CPU_ENTRY_AREA_BASE]) entryAlloc(pgd, area, 3, KERNPG_TABLE, poolTable, () => undefined);
   loadSwapperPgDir();
+}
+
+/** Where the allocator's maps are: behind the page array of all memory that may ever be there. */
+function freeMapBase(): VirtAddr {
+  const arrayBytes = pfnOf(memblockMaxPossible()) * PAGE_STRUCT_BYTES;
+  return addVirt(VMEMMAP_START, memblockEnd() === memblockMaxPossible() ? arrayBytes : wholePages(arrayBytes));
+}
+
+function wholePages(bytes: number): number {
+  return Math.ceil(bytes / LARGE_PAGE_SIZE) * LARGE_PAGE_SIZE;
+}
+
+/** Zeroed memory at `address`, in 2 MiB pages. */
+function mapLarge(pgd: PhysAddr, address: VirtAddr, bytes: number, flags: number): void {
+  const whole = wholePages(bytes);
+  mapRange(pgd, address, memblockAlloc(whole, LARGE_PAGE_SIZE), whole, flags, true);
 }
 
 /** Loads the kernel's own tables on this CPU, which comes from the early ones, and turns PCIDs on. */
@@ -104,7 +124,7 @@ export function loadSwapperPgDir(): void {
 
 /** Starts the allocators (kernel: `mm_core_init()`). The per-CPU areas exist and this CPU uses its own. */
 export function mmCoreInit(): void {
-  pageAllocInit(pfnOf(memblockEnd()));
+  pageAllocInit(pfnOf(memblockMaxPossible()), freeMapBase());
   kmemCacheInit();
 }
 

@@ -14,7 +14,9 @@ import {
   struct,
   word,
 } from "../../hardware/index.ts";
+import { bootCommandLine, commandLineOption } from "../boot/command-line.ts";
 import { KERNEL_DATA_BYTES, KERNEL_DATA_PHYSICAL, KERNEL_TEXT_PHYSICAL, staticStruct } from "../static-data.ts";
+import { printk } from "../trace.ts";
 import { KERNEL_TEXT_BYTES } from "./boot-memory.ts";
 import { va } from "./layout.ts";
 
@@ -23,6 +25,8 @@ const Memblock = struct("memblock", {
   next: word,
   /** Bytes of RAM, whole pages. */
   end: word,
+  /** Bytes of RAM that may ever be there: more than `end` with mem=. */
+  maxPossible: word,
   /** End of what may be handed out: what firmware left at the end of memory begins there. */
   limit: word,
 });
@@ -33,17 +37,41 @@ const MINIMUM_BYTES = 48 * 2 ** 20;
 
 /** Learns from firmware how much RAM there is (kernel: `e820__memblock_setup()`). */
 export function memblockInit(): void {
-  const end = pageDown(cpu.loadWord(va(BOOT_MEMORY_BYTES as PhysAddr)));
+  const all = pageDown(cpu.loadWord(va(BOOT_MEMORY_BYTES as PhysAddr)));
+  const end = Math.min(all, memoryLimit(bootCommandLine()));
   assert(end >= MINIMUM_BYTES, () => `the kernel needs at least ${MINIMUM_BYTES / 2 ** 20} MiB of memory, has ${end / 2 ** 20} MiB`);
   const view = Memblock.at(memblock);
   view.end = end;
+  view.maxPossible = all;
   const initrdBytes = cpu.loadWord(va(BOOT_INITRD_BYTES as PhysAddr));
-  view.limit = initrdBytes === 0 ? end : cpu.loadWord(va(BOOT_INITRD as PhysAddr));
+  const initrd = cpu.loadWord(va(BOOT_INITRD as PhysAddr));
+  assert(initrdBytes === 0 || initrd + initrdBytes <= end, () => "mem= leaves the initial RAM disk out");
+  view.limit = initrdBytes === 0 ? end : initrd;
   assert(view.limit >= MINIMUM_BYTES, () => `an initial RAM disk of ${initrdBytes} bytes leaves no memory`);
   view.next = KERNEL_DATA_PHYSICAL + KERNEL_DATA_BYTES;
 }
 
-/** Bytes of RAM. */
+/** Bytes of RAM that there may ever be, those included that mem= leaves out (kernel: max_possible_pfn). */
+export function memblockMaxPossible(): PhysAddr {
+  return Memblock.at(memblock).maxPossible as PhysAddr;
+}
+
+/** Granule of mem=: what is left out must be whole sections, to be added later. */
+const MEM_GRANULE = 128 * 2 ** 20;
+
+/** What mem=nn[KMG] allows, in whole sections (kernel: `parse_memopt()`). */
+function memoryLimit(commandLine: string): number {
+  const text = commandLineOption(commandLine, "mem");
+  if (text === undefined) return Number.POSITIVE_INFINITY;
+  const match = /^(\d+)([kKmMgG]?)$/.exec(text);
+  const unit = { "": 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30 }[(match?.[2] ?? "").toLowerCase()] ?? 1;
+  const bytes = Math.floor((Number(match?.[1] ?? 0) * unit) / MEM_GRANULE) * MEM_GRANULE;
+  if (bytes > 0) return bytes;
+  printk(`Ignoring mem=${text}: expected a size of at least 128M, as in mem=256M`);
+  return Number.POSITIVE_INFINITY;
+}
+
+/** Bytes of RAM in use since boot. */
 export function memblockEnd(): PhysAddr {
   return Memblock.at(memblock).end as PhysAddr;
 }

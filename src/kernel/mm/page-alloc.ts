@@ -33,7 +33,6 @@ import { memblockFreeRanges } from "./memblock.ts";
 import {
   getOrder,
   orderPages,
-  PAGE_STRUCT_BYTES,
   Page,
   type PagePtr,
   PG_GLOBAL_NONSENSITIVE,
@@ -59,9 +58,9 @@ export function pageAllocBytes(frames: number): number {
   return freeMapBytes(frames);
 }
 
-/** Takes over what memblock has left (kernel: `memblock_free_all()`). `frames`: all that may ever be there. */
-export function pageAllocInit(frames: number): void {
-  buddyInit(frames, addVirt(VMEMMAP_START, frames * PAGE_STRUCT_BYTES));
+/** Takes over what memblock has left (kernel: `memblock_free_all()`). `frames`: all that may ever be there; `maps`: zeroed, for the maps. */
+export function pageAllocInit(frames: number, maps: VirtAddr): void {
+  buddyInit(frames, maps);
   for (const [first, end] of memblockFreeRanges()) freeFrames(first, end);
 }
 
