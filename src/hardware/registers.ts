@@ -26,6 +26,8 @@ export const CR4_PCIDE = 1 << 17;
 export const CR4_OSXSAVE = 1 << 18;
 export const CR4_SMEP = 1 << 20;
 export const CR4_SMAP = 1 << 21;
+/** Bit 32: a number, not a mask for 32-bit operators. */
+export const CR4_FRED = 2 ** 32;
 
 export const EFER_SCE = 1 << 0;
 export const EFER_LME = 1 << 8;
@@ -69,6 +71,15 @@ export const MSR_IA32_SYSENTER_CS = 0x174;
 export const MSR_IA32_SYSENTER_ESP = 0x175;
 export const MSR_IA32_SYSENTER_EIP = 0x176;
 export const MSR_IA32_MISC_ENABLE = 0x1a0;
+export const MSR_IA32_FRED_RSP0 = 0x1cc;
+export const MSR_IA32_FRED_RSP1 = 0x1cd;
+export const MSR_IA32_FRED_RSP2 = 0x1ce;
+export const MSR_IA32_FRED_RSP3 = 0x1cf;
+export const MSR_IA32_FRED_STKLVLS = 0x1d0;
+export const MSR_IA32_FRED_SSP1 = 0x1d1;
+export const MSR_IA32_FRED_SSP2 = 0x1d2;
+export const MSR_IA32_FRED_SSP3 = 0x1d3;
+export const MSR_IA32_FRED_CONFIG = 0x1d4;
 export const MSR_IA32_DEBUGCTLMSR = 0x1d9;
 export const MSR_IA32_CR_PAT = 0x277;
 export const MSR_IA32_VMX_BASIC = 0x480;

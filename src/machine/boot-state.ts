@@ -13,6 +13,7 @@ import {
   EFER_LME,
   EFER_NXE,
   EFER_SCE,
+  hasFeature,
   RFLAGS_FIXED,
 } from "../hardware/index.ts";
 import { AR_UNUSABLE } from "../platform/index.ts";
@@ -35,6 +36,7 @@ import {
   CPU_SEG_LIMIT,
   CPU_SEG_SELECTOR,
   FEATURE_AMD,
+  FEATURE_FRED,
   FLAGS_RAW,
   SEG_CS,
   SEG_LDTR,
@@ -66,7 +68,7 @@ const CYCLES_PER_INSTRUCTION = 1;
 
 /** FEATURE_* of `model`. */
 export function coreFeatures(model: CpuModel): number {
-  return model.vendor === "AuthenticAMD" ? FEATURE_AMD : 0;
+  return (model.vendor === "AuthenticAMD" ? FEATURE_AMD : 0) | (hasFeature(model, "FRED") ? FEATURE_FRED : 0);
 }
 
 /** Fills the active CPU block. */

@@ -26,6 +26,15 @@ import {
   MSR_IA32_DEBUGCTLMSR,
   MSR_IA32_FEAT_CTL,
   MSR_IA32_FLUSH_CMD,
+  MSR_IA32_FRED_CONFIG,
+  MSR_IA32_FRED_RSP0,
+  MSR_IA32_FRED_RSP1,
+  MSR_IA32_FRED_RSP2,
+  MSR_IA32_FRED_RSP3,
+  MSR_IA32_FRED_SSP1,
+  MSR_IA32_FRED_SSP2,
+  MSR_IA32_FRED_SSP3,
+  MSR_IA32_FRED_STKLVLS,
   MSR_IA32_MC0_ADDR,
   MSR_IA32_MC0_CTL,
   MSR_IA32_MC0_MISC,
@@ -64,6 +73,9 @@ import {
   CPU_GS_BASE,
   CPU_MSR_CSTAR,
   CPU_MSR_FMASK,
+  CPU_MSR_FRED_CONFIG,
+  CPU_MSR_FRED_RSP,
+  CPU_MSR_FRED_STKLVLS,
   CPU_MSR_KERNEL_GS_BASE,
   CPU_MSR_LSTAR,
   CPU_MSR_STAR,
@@ -114,7 +126,16 @@ const CORE_MSRS: ReadonlyMap<number, number> = new Map([
   [MSR_GS_BASE, CPU_GS_BASE],
   [MSR_KERNEL_GS_BASE, CPU_MSR_KERNEL_GS_BASE],
   [MSR_TSC_AUX, CPU_MSR_TSC_AUX],
+  [MSR_IA32_FRED_RSP0, CPU_MSR_FRED_RSP],
+  [MSR_IA32_FRED_RSP1, CPU_MSR_FRED_RSP + 8],
+  [MSR_IA32_FRED_RSP2, CPU_MSR_FRED_RSP + 16],
+  [MSR_IA32_FRED_RSP3, CPU_MSR_FRED_RSP + 24],
+  [MSR_IA32_FRED_STKLVLS, CPU_MSR_FRED_STKLVLS],
+  [MSR_IA32_FRED_CONFIG, CPU_MSR_FRED_CONFIG],
 ]);
+
+/** Shadow stacks of FRED's levels: held, never used, for there is no CET. */
+const FRED_SHADOW_STACKS = [MSR_IA32_FRED_SSP1, MSR_IA32_FRED_SSP2, MSR_IA32_FRED_SSP3] as const;
 
 /** MSRs that hold an address: a write of a non-canonical one faults. */
 const CANONICAL_MSRS: ReadonlySet<number> = new Set([
@@ -125,6 +146,11 @@ const CANONICAL_MSRS: ReadonlySet<number> = new Set([
   MSR_KERNEL_GS_BASE,
   MSR_IA32_SYSENTER_ESP,
   MSR_IA32_SYSENTER_EIP,
+  MSR_IA32_FRED_RSP0,
+  MSR_IA32_FRED_RSP1,
+  MSR_IA32_FRED_RSP2,
+  MSR_IA32_FRED_RSP3,
+  MSR_IA32_FRED_CONFIG,
 ]);
 
 /** What writing an MSR can set off. */
@@ -186,6 +212,7 @@ export class Msrs {
       [MSR_IA32_MISC_ENABLE, [MISC_ENABLE_FAST_STRING, 0]],
       [MSR_IA32_BIOS_SIGN_ID, [0, 0]],
     ]);
+    if (hasFeature(model, "FRED")) for (const msr of FRED_SHADOW_STACKS) this.kept.set(msr, [0, 0]);
     if (hasFeature(model, "IBRS")) this.kept.set(MSR_IA32_SPEC_CTRL, [0, 0]);
     if (model.archCapabilities.includes("TSX_CTRL_MSR")) this.kept.set(MSR_IA32_TSX_CTRL, [0, 0]);
     this.powerUp = new Map(this.kept);
@@ -209,7 +236,7 @@ export class Msrs {
   /** RDMSR. @returns the low half (the high one in `high`), or -1: #GP. */
   read(msr: number): number {
     this.high = 0;
-    const field = CORE_MSRS.get(msr);
+    const field = this.fieldOf(msr);
     if (field !== undefined) {
       this.high = this.fields.high(field);
       return this.fields.low(field);
@@ -246,7 +273,7 @@ export class Msrs {
   /** WRMSR. @returns false: #GP. */
   write(msr: number, low: number, high: number): boolean {
     if (CANONICAL_MSRS.has(msr) && !isCanonicalPair(low, high)) return false;
-    const field = CORE_MSRS.get(msr);
+    const field = this.fieldOf(msr);
     if (field !== undefined) {
       this.fields.set(field, low, msr === MSR_TSC_AUX ? 0 : high);
       return true;
@@ -292,6 +319,12 @@ export class Msrs {
     this.kept.set(MSR_IA32_MC0_ADDR, [event.address >>> 0, Math.floor(event.address / 2 ** 32)]);
     this.kept.set(MSR_IA32_MCG_STATUS, [MCG_STATUS_MCIP | (event.isRestartable ? MCG_STATUS_RIPV : 0), 0]);
     return !wasUnderWay;
+  }
+
+  /** Where the core holds it, if the model has it. */
+  private fieldOf(msr: number): number | undefined {
+    const isFred = msr >= MSR_IA32_FRED_RSP0 && msr <= MSR_IA32_FRED_CONFIG;
+    return isFred && !hasFeature(this.model, "FRED") ? undefined : CORE_MSRS.get(msr);
   }
 
   private number(value: number): number {

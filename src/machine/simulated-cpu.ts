@@ -131,14 +131,14 @@ export class SimulatedCpu extends MemoryCpu {
 
   protected rawWriteControl(register: 0 | 2 | 4, value: number): void {
     if (register === 2) this.fields.setWord(CPU_CR2, value);
-    else this.writeControlRegister(register, value >>> 0);
+    else this.writeControlRegister(register, value >>> 0, Math.floor(value / 2 ** 32) >>> 0);
   }
 
   /** MOV to CR0 or CR4, by the kernel or for a guest. */
-  writeControlRegister(register: 0 | 4, low: number): void {
+  writeControlRegister(register: 0 | 4, low: number, high = 0): void {
     const field = register === 0 ? CPU_CR0 : CPU_CR4;
     const old = this.fields.low(field);
-    this.fields.setLow(field, register === 0 ? (low | CR0_ET) >>> 0 : low);
+    this.fields.set(field, register === 0 ? (low | CR0_ET) >>> 0 : low, high);
     if (register === 4 && ((old ^ low) & CR4_FLUSHING) !== 0) this.core.flushAllTlb();
     this.core.contextChanged();
   }

@@ -3,7 +3,9 @@
 import { type CpuModel, type Feature, hasFeature } from "../hardware/index.ts";
 
 /** Where a feature bit is: leaf, register (0 EAX, 1 EBX, 2 ECX, 3 EDX), bit. */
-type Place = readonly [leaf: number, register: 1 | 2 | 3, bit: number];
+type Place = readonly [leaf: number, register: 0 | 1 | 2 | 3, bit: number];
+/** Leaf 7, subleaf 1, as a leaf of the table. */
+const LEAF_7_1 = 0x10007;
 
 const PLACES: { readonly [F in Feature]: Place } = {
   PCID: [1, 2, 17],
@@ -15,6 +17,8 @@ const PLACES: { readonly [F in Feature]: Place } = {
   SMEP: [7, 1, 7],
   INVPCID: [7, 1, 10],
   RTM: [7, 1, 11],
+  FRED: [LEAF_7_1, 0, 17],
+  LKGS: [LEAF_7_1, 0, 18],
   SMAP: [7, 1, 20],
   UMIP: [7, 2, 2],
   MD_CLEAR: [7, 3, 10],
@@ -54,7 +58,7 @@ function ascii(text: string, at: number): number {
   return value >>> 0;
 }
 
-function features(model: CpuModel, leaf: number, register: 1 | 2 | 3): number {
+function features(model: CpuModel, leaf: number, register: 0 | 1 | 2 | 3): number {
   let bits = 0;
   for (const [name, [itsLeaf, itsRegister, bit]] of Object.entries(PLACES) as [Feature, Place][]) {
     if (itsLeaf === leaf && itsRegister === register && hasFeature(model, name)) bits |= 1 << bit;
@@ -84,7 +88,11 @@ export function cpuidOf(model: CpuModel, leaf: number, subleaf: number, id: numb
     case 4:
       return cacheLeaf(model, subleaf);
     case 7:
-      return subleaf === 0 ? [0, features(model, 7, 1), features(model, 7, 2), features(model, 7, 3)] : [0, 0, 0, 0];
+      if (subleaf === 1) return [features(model, LEAF_7_1, 0), 0, 0, 0];
+      // EAX: the highest subleaf.
+      return subleaf === 0
+        ? [features(model, LEAF_7_1, 0) === 0 ? 0 : 1, features(model, 7, 1), features(model, 7, 2), features(model, 7, 3)]
+        : [0, 0, 0, 0];
     case 0xb:
       return topologyLeaf(subleaf, id, cpus, threadsPerCore);
     case 0x15:

@@ -2,8 +2,9 @@
 import { clx } from "./clx.ts";
 import type { Bug, CpuModel, Feature } from "./model.ts";
 import { skx } from "./skx.ts";
+import { skxFred } from "./skx-fred.ts";
 
-export const CPU_MODELS: readonly CpuModel[] = [skx, clx];
+export const CPU_MODELS: readonly CpuModel[] = [skx, clx, skxFred];
 
 /** What a run simulates unless told otherwise: the affected part. */
 export const DEFAULT_CPU_MODEL: CpuModel = skx;

@@ -43,7 +43,9 @@ export type Feature =
   | "MD_CLEAR"
   | "FLUSH_L1D"
   | "ARCH_CAPABILITIES"
-  | "RTM";
+  | "RTM"
+  | "FRED"
+  | "LKGS";
 
 /** IA32_ARCH_CAPABILITIES bits. SDM vol. 4. */
 export const ARCH_CAPABILITIES_BITS = {

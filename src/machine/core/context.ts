@@ -57,6 +57,7 @@ export const CR4_PGE: u64 = 0x80;
 export const CR4_UMIP: u64 = 0x800;
 export const CR4_FSGSBASE: u64 = 0x10000;
 export const CR4_PCIDE: u64 = 0x20000;
+export const CR4_FRED: u64 = 0x100000000;
 export const CR4_SMEP: u64 = 0x100000;
 export const CR4_SMAP: u64 = 0x200000;
 export const EFER_SCE: u64 = 1;

@@ -1,6 +1,6 @@
 // Control and debug registers, descriptor-table registers, TLB instructions (SDM vol. 3, 2.5; vol. 2: MOV CRn, INVLPG, INVPCID).
 import { intercept, isIntercepted } from "./assist.ts";
-import { CR0_PE, CR0_PG, CR0_TS, CR0_WP, CR4_PCIDE, refreshContext } from "./context.ts";
+import { CR0_PE, CR0_PG, CR0_TS, CR0_WP, CR4_FRED, CR4_PCIDE, refreshContext } from "./context.ts";
 import { fault } from "./faults.ts";
 import {
   CPU_CPL,
@@ -18,12 +18,14 @@ import {
   CPU_EXIT_PORT,
   CPU_EXIT_REGISTER,
   CPU_EXIT_REGISTER2,
+  CPU_FEATURES,
   CPU_GDTR_BASE,
   CPU_GDTR_LIMIT,
   CPU_GENERATION,
   CPU_IDTR_BASE,
   CPU_IDTR_LIMIT,
   CPU_REGS,
+  FEATURE_FRED,
   INTERCEPT_CLTS_LMSW,
   INTERCEPT_CR0_WRITE,
   INTERCEPT_CR3_READ,
@@ -159,7 +161,8 @@ export function writeCr3(value: u64): i32 {
 }
 
 function writeCr4(value: u64): i32 {
-  if (value & ~CR4_ALLOWED || !(value & 0x20)) return fault(VECTOR_GP, 0);
+  const allowed = load<u32>(CPU_FEATURES) & FEATURE_FRED ? CR4_ALLOWED | CR4_FRED : CR4_ALLOWED;
+  if (value & ~allowed || !(value & 0x20)) return fault(VECTOR_GP, 0);
   const old = load<u64>(CPU_CR4);
   if (value & CR4_PCIDE && !(old & CR4_PCIDE) && load<u64>(CPU_CR3) & 0xfff) return fault(VECTOR_GP, 0);
   store<u64>(CPU_CR4, value);

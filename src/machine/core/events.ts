@@ -4,6 +4,7 @@
 import { siteOf } from "./blocks.ts";
 import { fault } from "./faults.ts";
 import { IF, NT, OF, RF, readFlags, TF, VM, writeFlags } from "./flags.ts";
+import { fredDeliver, isFred } from "./fred-delivery.ts";
 import {
   CPU_CONTEXT_BASE,
   CPU_CPL,
@@ -43,6 +44,7 @@ import {
   CPU_SHADOW,
   EVENT_EXCEPTION,
   EVENT_NMI,
+  EVENT_OTHER,
   EVENT_PRIVILEGED_SOFTWARE,
   EVENT_SOFTWARE_EXCEPTION,
   EVENT_SOFTWARE_INTERRUPT,
@@ -136,6 +138,7 @@ export function deliverEvent(firstVector: u32, firstType: u32, firstError: u32, 
   let vector = firstVector;
   let type = firstType;
   let error = firstError;
+  let isNested = false;
   while (true) {
     const withError = type === EVENT_EXCEPTION && hasErrorCode(vector);
     store<u32>(CPU_DELIVERING, 1);
@@ -144,7 +147,10 @@ export function deliverEvent(firstVector: u32, firstType: u32, firstError: u32, 
     store<u32>(CPU_DELIVERING_ERROR, error);
     store<u32>(CPU_DELIVERING_HAS_ERROR, withError as u32);
     store<u32>(CPU_DELIVERING_LENGTH, length);
-    if (deliverOnce(vector, type, error, withError, length)) {
+    const done = isFred()
+      ? fredDeliver(vector, type, error, isSoftware(type) ? length : 0, isSoftware(type), isNested)
+      : deliverOnce(vector, type, error, withError, length);
+    if (done) {
       store<u32>(CPU_DELIVERING, 0);
       portDelivered(vector);
       store<u32>(CPU_HALTED, 0);
@@ -166,6 +172,7 @@ export function deliverEvent(firstVector: u32, firstType: u32, firstError: u32, 
       error = nestedError;
     }
     type = EVENT_EXCEPTION;
+    isNested = true;
   }
 }
 
@@ -179,7 +186,9 @@ function makesDoubleFault(first: u32, second: u32): bool {
 }
 
 function isSoftware(type: u32): bool {
-  return type === EVENT_SOFTWARE_INTERRUPT || type === EVENT_SOFTWARE_EXCEPTION || type === EVENT_PRIVILEGED_SOFTWARE;
+  return (
+    type === EVENT_SOFTWARE_INTERRUPT || type === EVENT_SOFTWARE_EXCEPTION || type === EVENT_PRIVILEGED_SOFTWARE || type === EVENT_OTHER
+  );
 }
 
 /** False with a fault recorded; then nothing architectural has changed but memory below the new stack pointer. */
@@ -277,7 +286,7 @@ function refuse(vector: u32, error: u32): bool {
 // Instructions -----------------------------------------------------------------------------------------------------------------
 
 /** Software events are delivered by the instruction itself; what goes wrong is the dispatcher's. */
-function softwareEvent(pc: usize, vector: u32, type: u32): i32 {
+export function softwareEvent(pc: usize, vector: u32, type: u32): i32 {
   store<u64>(CPU_RIP, ripOf(pc));
   store<u32>(CPU_EXIT_LENGTH, load<u8>(siteOf(pc as u32), SITE_LENGTH));
   if (type !== EVENT_SOFTWARE_INTERRUPT && leavesGuest(vector, 0)) return fault(vector, 0);

@@ -4,6 +4,7 @@ import { ACCESS_BIG, ACCESS_UNUSABLE, refreshMode } from "./context.ts";
 import { nextRipOf } from "./events.ts";
 import { fault } from "./faults.ts";
 import { IF, IOPL, NT, RF, readFlags, VIF, VIP, VM, writeFlags } from "./flags.ts";
+import { isFred } from "./fred-delivery.ts";
 import {
   CPU_CONTEXT_BASE,
   CPU_CPL,
@@ -59,7 +60,7 @@ function isOutside(descriptor: u64, rip: u64): bool {
 }
 
 /** CS, CPL and RIP. Nothing can fail any more. */
-function enter(selector: u32, descriptor: u64, cpl: u32, rip: u64): i32 {
+export function enter(selector: u32, descriptor: u64, cpl: u32, rip: u64): i32 {
   enterCodeSegment(selector, descriptor, cpl);
   store<u64>(CPU_RIP, isLong(descriptor) ? rip : (descriptorBase(descriptor) + (rip & 0xffffffff)) & 0xffffffff);
   return LEAVE_STEPPED;
@@ -154,7 +155,7 @@ function callInward(pc: usize, selector: u32, descriptor: u64, cpl: u32, rip: u6
 // Returns ----------------------------------------------------------------------------------------------------------------------------
 
 /** Checks SS of a return to `cpl`; its descriptor (0: null, which 64-bit code above CPL 3 may have) goes to SHARED_SCRATCH. */
-function checkReturnStack(ss: u32, cpl: u32, toLong: bool): i32 {
+export function checkReturnStack(ss: u32, cpl: u32, toLong: bool): i32 {
   if ((ss & 0xfffc) === 0) {
     store<u64>(SHARED_SCRATCH, 0);
     return !toLong || cpl === 3 || (ss & 3) !== cpl ? fault(VECTOR_GP, 0) : 0;
@@ -184,7 +185,7 @@ function returnStack(ss: u32, descriptor: u64, rsp: u64): void {
 }
 
 /** Data segments that the outer level may not use become null. FS and GS keep their bases. */
-function dropInnerSegments(cpl: u32): void {
+export function dropInnerSegments(cpl: u32): void {
   dropIfInner(SEG_ES, cpl);
   dropIfInner(SEG_DS, cpl);
   dropIfInner(SEG_FS, cpl);
@@ -199,7 +200,7 @@ function dropIfInner(segment: u32, cpl: u32): void {
 }
 
 /** Checks CS of a return and leaves its descriptor in SHARED_SCRATCH. */
-function checkReturnCode(cs: u32, rip: u64): i32 {
+export function checkReturnCode(cs: u32, rip: u64): i32 {
   const newCpl = cs & 3;
   if ((cs & 0xfffc) === 0) return fault(VECTOR_GP, 0);
   if (newCpl < load<u32>(CPU_CPL)) return fault(VECTOR_GP, cs & 0xfffc);
@@ -264,6 +265,8 @@ export function interruptReturn(_pc: usize, operandBytes: i64): i32 {
   const newFlags = valueAt(third, bytes);
   const cpl = load<u32>(CPU_CPL);
   const newCpl = cs & 3;
+  // With FRED this instruction does not change the ring (specification, 8).
+  if (isFred() && newCpl !== cpl) return fault(VECTOR_GP, cs & 0xfffc);
   const withStack = !isCompat() || newCpl > cpl;
   let rsp: u64 = 0;
   let ss: u32 = 0;

@@ -1,17 +1,16 @@
 // The fast ways into the kernel and back: SYSCALL, SYSRET, SYSENTER, SYSEXIT, SWAPGS (SDM vol. 2; APM vol. 3 where processors of AMD
 // differ: SYSCALL from compatibility mode goes to CSTAR there, and SYSENTER is undefined in long mode; with Intel it is the other way round).
 import { EFER_SCE, refreshMode } from "./context.ts";
-import { nextRipOf } from "./events.ts";
+import { nextRipOf, softwareEvent } from "./events.ts";
 import { fault } from "./faults.ts";
 import { IF, RF, readFlags, VM, writeFlags } from "./flags.ts";
+import { isFred, swapGsBase } from "./fred-delivery.ts";
 import {
   CPU_CPL,
   CPU_EFER,
   CPU_FEATURES,
-  CPU_GS_BASE,
   CPU_MSR_CSTAR,
   CPU_MSR_FMASK,
-  CPU_MSR_KERNEL_GS_BASE,
   CPU_MSR_LSTAR,
   CPU_MSR_STAR,
   CPU_MSR_SYSENTER_CS,
@@ -19,6 +18,7 @@ import {
   CPU_MSR_SYSENTER_ESP,
   CPU_REGS,
   CPU_RIP,
+  EVENT_OTHER,
   FEATURE_AMD,
   LEAVE_STEPPED,
   SEG_CS,
@@ -37,6 +37,9 @@ const CODE64_USER: u32 = 0xa0fb;
 const CODE32_USER: u32 = 0xc0fb;
 const DATA_KERNEL: u32 = 0xc093;
 const DATA_USER: u32 = 0xc0f3;
+/** Vectors of the other events of FRED. */
+const FRED_SYSCALL: u32 = 1;
+const FRED_SYSENTER: u32 = 2;
 /** RFLAGS that SYSRET loads. */
 const RETURNED_FLAGS: u64 = 0x3c7fd7;
 
@@ -59,6 +62,7 @@ function returnToUser(cs: u32, ss: u32, access: u32): void {
 }
 
 export function systemCall(pc: usize): i32 {
+  if (isFred()) return load<u64>(CPU_EFER) & EFER_SCE ? softwareEvent(pc, FRED_SYSCALL, EVENT_OTHER) : fault(VECTOR_UD, 0);
   if (!(load<u64>(CPU_EFER) & EFER_SCE) || (isCompat() && !isAmd())) return fault(VECTOR_UD, 0);
   const flags = readFlags();
   store<u64>(RCX, nextRipOf(pc) - codeBase());
@@ -70,7 +74,7 @@ export function systemCall(pc: usize): i32 {
 }
 
 function systemReturnTo(rip: u64, csOffset: u32, access: u32): i32 {
-  if (!(load<u64>(CPU_EFER) & EFER_SCE)) return fault(VECTOR_UD, 0);
+  if (!(load<u64>(CPU_EFER) & EFER_SCE) || isFred()) return fault(VECTOR_UD, 0);
   if (load<u32>(CPU_CPL) !== 0 || !isCanonical(rip as i64)) return fault(VECTOR_GP, 0);
   store<u64>(CPU_RIP, rip);
   writeFlags((load<u64>(R11) & RETURNED_FLAGS) | 2);
@@ -90,7 +94,8 @@ export function systemReturnCompat(_pc: usize): i32 {
 }
 
 /** SYSENTER: the user's instruction and stack pointers are lost, and TF stays (SDM vol. 2, SYSENTER). */
-export function systemEnter(_pc: usize): i32 {
+export function systemEnter(pc: usize): i32 {
+  if (isFred()) return softwareEvent(pc, FRED_SYSENTER, EVENT_OTHER);
   if (isAmd()) return fault(VECTOR_UD, 0);
   const selector = (load<u64>(CPU_MSR_SYSENTER_CS) as u32) & 0xfffc;
   if (selector === 0) return fault(VECTOR_GP, 0);
@@ -103,7 +108,7 @@ export function systemEnter(_pc: usize): i32 {
 
 /** SYSEXIT: RIP from RDX, RSP from RCX; with 32 bits to compatibility mode. */
 export function systemExit(pc: usize): i32 {
-  if (isAmd()) return fault(VECTOR_UD, 0);
+  if (isAmd() || isFred()) return fault(VECTOR_UD, 0);
   const selector = (load<u64>(CPU_MSR_SYSENTER_CS) as u32) & 0xfffc;
   if (selector === 0 || load<u32>(CPU_CPL) !== 0) return fault(VECTOR_GP, 0);
   const isWide = sizeOf(pc) === 8;
@@ -118,9 +123,8 @@ export function systemExit(pc: usize): i32 {
 }
 
 export function swapGs(_pc: usize): i32 {
+  if (isFred()) return fault(VECTOR_UD, 0);
   if (load<u32>(CPU_CPL) !== 0) return fault(VECTOR_GP, 0);
-  const base = load<u64>(CPU_GS_BASE);
-  store<u64>(CPU_GS_BASE, load<u64>(CPU_MSR_KERNEL_GS_BASE));
-  store<u64>(CPU_MSR_KERNEL_GS_BASE, base);
+  swapGsBase();
   return 0;
 }

@@ -49,6 +49,7 @@ const CALLABLE_MODULES = [
   "near-transfers.ts",
   "far-transfers.ts",
   "system-calls.ts",
+  "fred-returns.ts",
   "descriptor-queries.ts",
   "legacy.ts",
   "system.ts",

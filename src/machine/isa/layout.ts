@@ -86,6 +86,9 @@ const cpuFields: readonly Field[] = [
   { name: "MSR_LSTAR", type: "u64", comment: "IA32_LSTAR" },
   { name: "MSR_CSTAR", type: "u64", comment: "IA32_CSTAR: where SYSCALL goes from compatibility mode, on AMD processors" },
   { name: "MSR_FMASK", type: "u64", comment: "IA32_FMASK" },
+  { name: "MSR_FRED_CONFIG", type: "u64", comment: "IA32_FRED_CONFIG: entry, red zone, current stack level" },
+  { name: "MSR_FRED_RSP", type: "u64", count: 4, comment: "IA32_FRED_RSP0..3" },
+  { name: "MSR_FRED_STKLVLS", type: "u64", comment: "IA32_FRED_STKLVLS: stack level of each vector below 32" },
   { name: "MSR_SYSENTER_CS", type: "u64", comment: "IA32_SYSENTER_CS" },
   { name: "MSR_SYSENTER_ESP", type: "u64", comment: "IA32_SYSENTER_ESP" },
   { name: "MSR_SYSENTER_EIP", type: "u64", comment: "IA32_SYSENTER_EIP" },
@@ -416,7 +419,10 @@ export const constants: readonly ConstantGroup[] = [
   },
   {
     comment: "Bits of CPU_FEATURES.",
-    values: [["FEATURE_AMD", 1, "SYSCALL in compatibility mode goes to CSTAR; SYSENTER is undefined in long mode"]],
+    values: [
+      ["FEATURE_AMD", 1, "SYSCALL in compatibility mode goes to CSTAR; SYSENTER is undefined in long mode"],
+      ["FEATURE_FRED", 2, "CR4.FRED can be set; LKGS exists"],
+    ],
   },
   {
     comment: "Mode bits of a context generation.",
@@ -464,6 +470,7 @@ export const constants: readonly ConstantGroup[] = [
       ["EVENT_SOFTWARE_INTERRUPT", 4, "INT n"],
       ["EVENT_PRIVILEGED_SOFTWARE", 5, "INT1"],
       ["EVENT_SOFTWARE_EXCEPTION", 6, "INT3, INTO"],
+      ["EVENT_OTHER", 7, "FRED: SYSCALL (vector 1), SYSENTER (vector 2)"],
     ],
   },
   {

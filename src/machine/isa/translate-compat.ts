@@ -350,6 +350,13 @@ function boundHandler(w: MicroOpWriter, i: Decoded): boolean {
   return emitted(w.emitSized(op.bound, bytes, ZERO, reg(i, 0)));
 }
 
+const LKGS = opNumber("lkgs");
+const LKGS_M = opNumber("lkgs_m");
+
+function lkgsHandler(w: MicroOpWriter, i: Decoded): boolean {
+  return emitted(i.kinds[0] === REG ? w.emit(LKGS, ZERO, reg(i, 0)) : w.emitMemory(LKGS_M, ZERO, ZERO, i));
+}
+
 function fixedHandler(name: string): Handler {
   const number = opNumber(name);
   return (w) => emitted(w.emit(number));
@@ -435,4 +442,7 @@ function defineLegacy(): void {
   define(Mnemonic.Sysexit, sizedHandler("sysexit"), LEAVES);
   define(Mnemonic.Sysexitq, sizedHandler("sysexit"), LEAVES);
   define(Mnemonic.Sysret, fixedHandler("sysretd"), LEAVES);
+  define(Mnemonic.Eretu, fixedHandler("eretu"), LEAVES);
+  define(Mnemonic.Erets, fixedHandler("erets"), LEAVES);
+  define(Mnemonic.Lkgs, lkgsHandler, INLINE);
 }

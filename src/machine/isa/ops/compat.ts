@@ -144,6 +144,10 @@ const legacy: readonly Op[] = [
   system("sysenter", [status("systemEnter")]),
   system("sysexit", [status("systemExit")]),
   system("sysretd", [status("systemReturnCompat")]),
+  system("eretu", [status("eventReturnUser")]),
+  system("erets", [status("eventReturnSupervisor")]),
+  system("lkgs", [status("loadKernelGs", source)]),
+  system("lkgs_m", [status("loadKernelGsMemory", address)]),
 ];
 
 export const compatOps: readonly Op[] = [...nearTransfers, ...stack, ...segments, ...legacy];
