@@ -271,3 +271,56 @@ test("explain names every difference with its consequence and a command, and eve
   const options = cordon("explain", "cordon-fast").stdout;
   match(options, /^cordon\.noflush +off +off +on /m);
 });
+
+const program = (name: string): string => join(root, "programs", "built", `${name}.elf`);
+
+test("run --host: standard output, standard error and status are the program's", () => {
+  const result = cordon("run", "--host", program("hello"), "one", "--", "--two");
+  equal(result.stdout, "hello from hello.elf\nargument 1: one\nargument 2: --two\n");
+  equal(result.stderr, "and this is standard error\n");
+  equal(result.status, 7);
+});
+
+test("run --host --root: the program's files are the folder's", () => {
+  const folder = mkdtempSync(join(scratch, "root-"));
+  writeFileSync(join(folder, "text"), "from a file\n");
+  const result = cordon("run", "--host", program("cat"), "/text", "--root", folder, "--details");
+  equal(result.stdout, "from a file\n");
+  // The page cache is sensitive: reading it leaves, and the ledger says where.
+  match(result.stderr, /^page fault +copy_to_user +init \(1\) +0x[0-9a-f]+ +memory of the kernel \(sensitive\), pages +grab_page /m);
+});
+
+test("run --host --ledger, --check", () => {
+  const file = join(scratch, "host.json");
+  const result = cordon("run", "--host", program("fork"), "--ledger", file, "--check", "--cpus", "2");
+  equal(result.status, 0, result.stderr);
+  const { ledger, violations } = JSON.parse(readFileSync(file, "utf8")) as { ledger: { systemCalls: number }; violations: unknown };
+  ok(ledger.systemCalls > 10);
+  deepEqual(violations, []);
+});
+
+test("run --host: what is no program, no folder or not for programs is refused in one line", () => {
+  const noProgram = join(scratch, "no-program");
+  writeFileSync(noProgram, "text");
+  for (const [args, says] of [
+    [["--host", noProgram], /no-program: the kernel cannot execute it \(error -8\); a static ELF program for x86 is accepted\n$/],
+    [["--host", program("hello"), "--root", noProgram], /no-program: a folder is accepted\n$/],
+    [["--host", program("hello"), "--append", "x"], /--append is a guest's/],
+    [["--host", program("hello"), "--memory", "1M"], /--memory 1M: a size from 64M/],
+    [[guest("hello"), "--root", scratch], /--root is accepted with --host/],
+    [["--host"], /takes a program and its arguments \(none given\)/],
+  ] as const) {
+    const result = cordon("run", ...args);
+    equal(result.status, 2, args.join(" "));
+    match(result.stderr, says);
+    equal(result.stderr.split("\n").length, 2);
+  }
+});
+
+test("a scenario of programs and a guest: what their families print carries their names", () => {
+  const result = cordon("run", "--scenario", join(root, "scenarios", "programs-and-guest.yaml"));
+  equal(result.status, 0, result.stderr);
+  match(result.stdout, /^family: fork: ok$/m);
+  match(result.stdout, /^threads: threads: ok, 2000$/m);
+  match(result.stdout, /^guest: 50 hypercalls, 0 failed$/m);
+});

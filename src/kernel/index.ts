@@ -36,6 +36,7 @@ export {
 export { Page, type PagePtr, PG_SLAB, pageToPfn, pfnToPage } from "./mm/page-struct.ts";
 export { loadedMm, loadedMmAsid } from "./mm/tlb-struct.ts";
 export { AREA_LIVE, VmStruct } from "./mm/vmap-area.ts";
+export * from "./running-functions.ts";
 export { current, currentTask } from "./sched/current.ts";
 export { idleTaskExit } from "./sched/idle-mm.ts";
 export { allTasks, initTask, taskComm } from "./sched/task.ts";

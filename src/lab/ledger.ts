@@ -3,7 +3,9 @@
 import { EXIT_REASON, hex, PAGE_SIZE } from "../hardware/index.ts";
 import {
   ASI_TAINT_NAMES,
+  EXIT_CONTEXT_SWITCH,
   EXIT_REASONS,
+  EXIT_VCPU_RUN,
   FLUSH_KINDS,
   kernelCallers,
   TRACE_ASI_ENTER,
@@ -68,6 +70,12 @@ export function taintNames(taints: number): string {
   const names = ASI_TAINT_NAMES.filter((_, bit) => (taints & (1 << bit)) !== 0);
   return names.length === 0 ? "none" : names.join("+");
 }
+
+/** Who asks for an exit of this reason, where it is always the same. */
+const EXIT_FUNCTIONS: ReadonlyMap<number, string> = new Map([
+  [EXIT_CONTEXT_SWITCH, "context_switch"],
+  [EXIT_VCPU_RUN, "kvm_arch_vcpu_ioctl_run"],
+]);
 
 class Tally<K extends string> {
   private readonly counts = new Map<K, number>();
@@ -151,7 +159,8 @@ export class Ledger {
     const isFault = EXIT_REASONS[reason] === "page fault";
     const { what, allocatedBy } = isFault ? this.explainer.explain(address) : { what: "", allocatedBy: "" };
     const page = isFault ? hex(Math.floor(address / PAGE_SIZE) * PAGE_SIZE) : "";
-    const name = kernelCallers(1)[0] ?? "";
+    // Reading the host's stack is slow: only where the reason does not say it.
+    const name = EXIT_FUNCTIONS.get(reason) ?? kernelCallers(1)[0] ?? "";
     this.exits.add([EXIT_REASONS[reason] ?? `reason ${reason}`, name, this.explainer.currentTask(), page, what, allocatedBy].join("|"));
   }
 }

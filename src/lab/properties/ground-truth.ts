@@ -48,7 +48,7 @@ export function ownerText(label: Owner): string {
     case OWNER_KERNEL:
       return `the kernel (${sensitive})`;
     case OWNER_USER:
-      if (ownerNumber(label) === 0) return `the page cache (${sensitive})`;
+      if (ownerNumber(label) === 0) return `several processes (${sensitive})`;
       return `mm ${ownerNumber(label)} (${sensitive})`;
     case OWNER_GUEST:
       return `VM ${ownerNumber(label)} (${sensitive})`;
