@@ -5,20 +5,18 @@ import { assert } from "./assert.ts";
 
 export class PhysicalMemory {
   readonly bytes: Uint8Array;
+  readonly size: number;
   private readonly view: DataView;
 
   /** `bytes`: the window of a machine's memory that is its RAM; physical address 0 is its first byte. */
   constructor(bytes: Uint8Array) {
     this.bytes = bytes;
+    this.size = bytes.byteLength;
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
-  get size(): number {
-    return this.bytes.byteLength;
-  }
-
   has(pa: number, length: number): boolean {
-    return pa >= 0 && pa + length <= this.bytes.byteLength;
+    return pa >= 0 && pa + length <= this.size;
   }
 
   read8(pa: PhysAddr): number {

@@ -1,7 +1,17 @@
 // Entering, relaxing and leaving a restricted address space, and the flushes that each owes. The order of the steps is the design:
 // an interrupt or NMI may come between any two of them and may itself leave the restricted address space.
 
-import { assert, cpu, cr3, MSR_IA32_PRED_CMD, NULL, PRED_CMD_IBPB, type Ptr, STUB_FILL_RETURN_BUFFER } from "../../hardware/index.ts";
+import {
+  assert,
+  cpu,
+  cr3,
+  cr3Root,
+  MSR_IA32_PRED_CMD,
+  NULL,
+  PRED_CMD_IBPB,
+  type Ptr,
+  STUB_FILL_RETURN_BUFFER,
+} from "../../hardware/index.ts";
 import { STUB_CLEAR_BRANCH_HISTORY } from "../mitigations/flush-stubs.ts";
 import { l1tfFlush } from "../mitigations/l1tf.ts";
 import { vmscapeBarrierIssued } from "../mitigations/vmscape.ts";
@@ -29,7 +39,7 @@ import {
   WARN_EXIT_IN_CRITICAL,
   warn,
 } from "../trace.ts";
-import { domainPerVm, rsbTaint } from "./asi-options.ts";
+import { domainPerVm, ephmap, rsbTaint } from "./asi-options.ts";
 import {
   asiEnabled,
   asiRfcV2,
@@ -121,7 +131,8 @@ export function __asiEnter(): void {
 
 function enterDomain(target: Ptr<"asi">): void {
   if (target === currAsi.get()) {
-    // The case that ASI exists for: nothing is owed.
+    // The case that ASI exists for: nothing is owed, but for what ephemeral mappings let through meanwhile.
+    if (ephmap.key.isEnabled()) flushInPlace(target);
     trace(TRACE_ASI_ENTER_NOOP, 0, target);
     return;
   }
@@ -139,6 +150,19 @@ function enterDomain(target: Ptr<"asi">): void {
   // This late: a nested enter can only come from an interrupt that returns to this same domain.
   asiTaints.or(policy.set);
   trace(TRACE_ASI_ENTER, classId, target);
+}
+
+/**
+ * The CPU has not left the domain, yet may hold data that it protects (option ephmap). Not in a handler that came into an enter before
+ * CR3 was written: what is flushed there comes back, and the enter itself will flush.
+ */
+function flushInPlace(target: Ptr<"asi">): void {
+  const { pgd, policy: at } = Asi.at(target);
+  const policy = AsiTaintPolicy.at(at);
+  const { protectData } = policy;
+  if ((asiTaints.get() & protectData) === 0 || cr3Root(cpu.readCr3()) !== pgd) return;
+  maybeFlushData(protectData);
+  asiTaints.or(policy.set);
 }
 
 /** Loads the tables of a domain, in the address space number of the loaded mm (kernel: `build_cr3_pcid_noinstr()`). */

@@ -19,8 +19,8 @@ import {
   type VirtAddr,
 } from "../../hardware/index.ts";
 import { ephmap } from "../asi/asi-options.ts";
-import { currAsi } from "../asi/asi-state.ts";
-import { ASI_CLASS_USERSPACE, Asi } from "../asi/asi-struct.ts";
+import { asiTaints, currAsi } from "../asi/asi-state.ts";
+import { ASI_CLASS_USERSPACE, ASI_TAINT_KERNEL_DATA, Asi } from "../asi/asi-struct.ts";
 import { current } from "../sched/current.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
 import { TRACE_UNMAPPED, trace } from "../trace.ts";
@@ -68,7 +68,10 @@ export function ephmapMap(page: PagePtr): VirtAddr | 0 {
   const flags = PAGE_KERNEL | (loadedMmAsid.get() << ASID_SHIFT);
   for (let slot = 0; slot < SLOTS; slot++) {
     const entry = addVirt(found.entry, slot * 8);
-    if (cpu.compareExchange64(entry, 0, 0, entryLow(frame, flags), entryHigh(frame, 0x80000000))) return addVirt(first, slot * PAGE_SIZE);
+    if (!cpu.compareExchange64(entry, 0, 0, entryLow(frame, flags), entryHigh(frame, 0x80000000))) continue;
+    // What stands in the page beside what the process may see of it goes through L1D: the next way to user mode owes a flush, no exit (S10).
+    asiTaints.or(ASI_TAINT_KERNEL_DATA);
+    return addVirt(first, slot * PAGE_SIZE);
   }
   return 0;
 }

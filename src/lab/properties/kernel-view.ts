@@ -94,6 +94,7 @@ function staticAddress(name: string): VirtAddr | undefined {
 }
 
 const classesAddress = staticAddress("asi_class");
+const classesPhysical = classesAddress === undefined ? -1 : classesAddress - KERNEL_DATA_BASE + KERNEL_DATA_PHYSICAL;
 const featureAddress = staticAddress("X86_FEATURE_ASI");
 const ptiAddress = staticAddress("X86_FEATURE_PTI");
 /** Words of memory that decide a judgement besides CR3 and the structures: `KernelView.stamp`. */
@@ -179,24 +180,23 @@ export class KernelView {
    * @returns false if all of it stood there already.
    */
   stamp(cpu: CpuTruth, into: Float64Array): boolean {
-    const base = cpu.perCpuBase;
-    const mm = this.word(base + loadedMm.offset);
-    let changed = false;
-    let at = 0;
-    const put = (value: number): void => {
-      if (into[at] !== value) {
-        into[at] = value;
-        changed = true;
-      }
-      at++;
-    };
-    put(mm);
-    put(this.word(base + currAsi.offset));
-    put(this.u8(base + asiTaints.offset));
-    put(this.u32(base + lastVm.offset));
+    const { memory } = this;
+    const base = this.physical(cpu.perCpuBase);
+    const mm = memory.readWord((base + loadedMm.offset) as PhysAddr);
+    const domain = memory.readWord((base + currAsi.offset) as PhysAddr);
+    const taints = memory.read8((base + asiTaints.offset) as PhysAddr);
+    let changed = into[0] !== mm || into[1] !== domain || into[2] !== taints;
+    into[0] = mm;
+    into[1] = domain;
+    into[2] = taints;
+    const domains = mm === 0 || mm === SWITCHING ? -1 : this.physical(mm) + Mm.offset.asi + Asi.offset.pgd;
     for (let classId = 0; classId < ASI_MAX_NUM_CLASSES; classId++) {
-      put(classesAddress === undefined ? 0 : this.word(classesAddress + 8 * classId));
-      put(mm === NULL || mm === SWITCHING ? 0 : this.word(mm + Mm.offset.asi + classId * Asi.bytes + Asi.offset.pgd));
+      const policy = classesPhysical < 0 ? 0 : memory.readWord((classesPhysical + 8 * classId) as PhysAddr);
+      const root = domains < 0 ? 0 : memory.readWord((domains + classId * Asi.bytes) as PhysAddr);
+      const at = 3 + 2 * classId;
+      changed ||= into[at] !== policy || into[at + 1] !== root;
+      into[at] = policy;
+      into[at + 1] = root;
     }
     return changed;
   }

@@ -41,6 +41,14 @@ const FOUND: readonly (readonly [what: string, lines: readonly string[]])[] = [
       '{"slot":1,"action":"kill child","args":[1]}',
     ],
   ],
+  [
+    "a page that was mapped ephemerally was still in L1D when user code went on (S10, S2, option ephmap)",
+    [
+      '{"preset":"cordon-fast","model":"skx","commandLine":"asi=on kvm-intel.vmentry_l1d_flush=never","cpus":2,"memoryMegabytes":64,"processes":3}',
+      '{"slot":2,"action":"pipe","args":[]}',
+      '{"slot":2,"action":"copy to kernel","args":[2,1,10]}',
+    ],
+  ],
 ];
 
 for (const [what, lines] of FOUND) {
