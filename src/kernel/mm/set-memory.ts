@@ -92,6 +92,22 @@ export function setMemory4k(address: VirtAddr, pages: number): 0 | Errno {
   return changePageAttr(address, pages, { ...NO_CHANGE, mustSplit: true });
 }
 
+/**
+ * Makes the direct map's aliases of the mapped pages `[address, address + bytes)` writable again, for who unmaps them next (kernel:
+ * `vm_reset_perms()`). Cannot fail: an alias that was ever made read-only is a page of its own already.
+ */
+export function resetDirectMap(address: VirtAddr, bytes: number): void {
+  const { pgd } = Mm.at(initMm);
+  const { lock } = CpaLock.at(cpaLock);
+  spinLock(lock);
+  for (let at = 0; at < bytes; at += PAGE_SIZE) {
+    const direct = va(physicalOf(lookupAddress(pgd, addVirt(address, at))));
+    const found = lookupAddress(pgd, direct);
+    if (found.level === 1 && (found.low & PTE_WRITE) === 0) changeLeaf(direct, found, { ...NO_CHANGE, set: PTE_WRITE });
+  }
+  spinUnlock(lock);
+}
+
 /** Kernel: `change_page_attr_set_clr()`. What was changed before an error stays, as there; nothing is half changed in one place. */
 function changePageAttr(address: VirtAddr, pages: number, change: Change): 0 | Errno {
   assert(isPageAligned(address) && address < 0, () => `change_page_attr: not a kernel page: ${hex(address)}`);

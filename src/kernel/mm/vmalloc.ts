@@ -8,7 +8,7 @@ import { kernelMapPage } from "./kernel-map.ts";
 import { MODULES_END, MODULES_VADDR, VMALLOC_END, VMALLOC_START } from "./layout.ts";
 import { allocPagesBulk, freePages } from "./page-alloc.ts";
 import { type PagePtr, pageToPhys } from "./page-struct.ts";
-import { setMemoryNx, setMemoryRo, setMemoryRw, setMemoryX } from "./set-memory.ts";
+import { resetDirectMap, setMemoryRo, setMemoryX } from "./set-memory.ts";
 import {
   findArea,
   removeArea,
@@ -42,11 +42,7 @@ export function vfree(address: VirtAddr): void {
   const area = findArea(address);
   assert(area !== NULL, () => `vfree() of ${hex(address)}, which is no area`);
   const { bytes, flags } = VmStruct.at(area);
-  if ((flags & VM_FLUSH_RESET_PERMS) !== 0) {
-    // The frames' other addresses must not stay read-only (kernel: vm_reset_perms()). All is split already: there is nothing to fail.
-    const error = setMemoryNx(address, bytes / PAGE_SIZE) || setMemoryRw(address, bytes / PAGE_SIZE);
-    assert(error === 0, () => `vfree(): rights of ${hex(address)} cannot be reset: ${error}`);
-  }
+  if ((flags & VM_FLUSH_RESET_PERMS) !== 0) resetDirectMap(address, bytes);
   if (cpu.isLive) cpu.observer.freed?.("vmalloc", address, bytes);
   removeArea(area, bytes);
 }
