@@ -44,8 +44,8 @@ const SECRET = 0xa7;
 /** Where the secret lies in its page; its line holds nothing else. */
 const SECRET_OFFSET = 0x340;
 
-function benchOn(model: DetailedModel = skx): AttackBench {
-  const bench = new AttackBench(model);
+function benchOn(model: DetailedModel = skx, cpus: 1 | 2 = 1): AttackBench {
+  const bench = new AttackBench(model, cpus);
   bench.flat.memory(SECRET_PAGE + SECRET_OFFSET, 1)[0] = SECRET;
   return bench;
 }
@@ -357,6 +357,22 @@ test("MDS: VERW with MD_CLEAR stops it; without that microcode it does not; a CP
   assert.deepEqual(mds(mdsOnly, verw), []);
   assert.deepEqual(mds({ ...mdsOnly, mdClear: false }, verw), [SECRET]);
   assert.deepEqual(mds(withoutBugs, unchanged), []);
+});
+
+test("MDS: a sibling samples what the other thread's kernel loads; a CPU of another core gets nothing", () => {
+  const sampled = (threadsPerCore: number): number[] => {
+    const bench = benchOn({ ...mdsOnly, threadsPerCore }, 2);
+    bench.setPageEntry(WINDOW_PAGE, bench.pageEntry(WINDOW_PAGE) & ~USER);
+    const attack = (): void => void bench.run((a) => encode(a.mov(r9, WINDOW_PAGE + SECRET_OFFSET).movzx(eax, byte(mem(r9)))));
+    // Once for nothing: translations and code are at hand then, and no load of the attacker's own comes last.
+    attack();
+    bench.flushProbe();
+    bench.meanwhile((functions) => functions.load8(SECRET_PAGE + SECRET_OFFSET));
+    attack();
+    return bench.hits();
+  };
+  assert.deepEqual(sampled(2), [SECRET]);
+  assert.ok(!sampled(1).includes(SECRET));
 });
 
 test("MDS: a faulting load samples a store whose page offset matches", () => {

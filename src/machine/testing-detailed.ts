@@ -38,20 +38,34 @@ export class AttackBench {
   private readonly receiver: number;
   private readonly flusher: number;
 
-  constructor(model: DetailedModel) {
-    this.core = new Core({ physicalBytes: FLAT_PHYSICAL_BYTES, cpus: 1, gear: "detailed" });
+  /** With two CPUs the programs run on CPU 0; CPU 1 has the same page tables. */
+  constructor(model: DetailedModel, cpus: 1 | 2 = 1) {
+    this.core = new Core({ physicalBytes: FLAT_PHYSICAL_BYTES, cpus, gear: "detailed" });
     const { view, functions } = this.core;
     this.exports = detailedExports(functions);
-    this.structures = new DetailedStructures(view.buffer, this.exports, 1, model, (cpu) => this.core.blockOf(cpu));
+    this.structures = new DetailedStructures(view.buffer, this.exports, cpus, model, (cpu) => this.core.blockOf(cpu));
     this.exports.selectCore(0);
     const writable = (base: number, bytes: number) => ({ base, bytes, isWritable: true });
-    this.flat = new FlatMachine(this.core, [writable(CODE, 0x80000), writable(PROBE, PROBE_LINES * PAGE)], 0);
+    const ranges = [writable(CODE, 0x80000), writable(PROBE, PROBE_LINES * PAGE)];
+    if (cpus === 2) {
+      functions.selectCpu(1);
+      new FlatMachine(this.core, ranges, 0);
+      functions.selectCpu(0);
+    }
+    this.flat = new FlatMachine(this.core, ranges, 0);
     // Loading wrote the tables without the processor; a page that no program has used yet has no accessed flag, and a wrong path sets none.
     this.touchAll();
     this.receiver = RECEIVER;
     this.flusher = RECEIVER + 0x800;
     this.flat.writeCode(this.receiver, receiverCode(this.receiver));
     this.flat.writeCode(this.flusher, flusherCode(this.flusher));
+  }
+
+  /** What CPU 1 does meanwhile, as its kernel. */
+  meanwhile(act: (functions: Core["functions"]) => void): void {
+    this.core.functions.selectCpu(1);
+    act(this.core.functions);
+    this.core.functions.selectCpu(0);
   }
 
   /** Assembles `write` at CODE and runs it in user mode. RSP is a fresh stack. */

@@ -32,3 +32,11 @@ test("caches in leaf 4 multiply to their size; leaf 0xb gives the x2APIC id", ()
     assert.deepEqual(cpuidOf(model, 0xb, 1, 3, 4, 2), [2, 4, 0x201, 3]);
   }
 });
+
+test("leaf 4 says which identifiers share a cache: a core's threads its L1 and L2, everybody L3", () => {
+  const sharing = (subleaf: number, threads: number): number => (cpuidOf(skx, 4, subleaf, 0, 4, threads)[0] >>> 14) & 0xfff;
+  assert.deepEqual([sharing(0, 2), sharing(1, 2), sharing(2, 2), sharing(3, 2)], [1, 1, 1, 3]);
+  assert.deepEqual([sharing(0, 1), sharing(3, 1)], [0, 3]);
+  // Cores of the package less one, in bits 31:26.
+  assert.equal(cpuidOf(skx, 4, 0, 0, 4, 2)[0] >>> 26, 1);
+});

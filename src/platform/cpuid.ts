@@ -86,7 +86,7 @@ export function cpuidOf(model: CpuModel, leaf: number, subleaf: number, id: numb
       return [signature(model), ebx, ecx, (features(model, 1, 3) | LEAF1_EDX | LEAF1_EDX_MORE) >>> 0];
     }
     case 4:
-      return cacheLeaf(model, subleaf);
+      return cacheLeaf(model, subleaf, cpus, threadsPerCore);
     case 7:
       if (subleaf === 1) return [features(model, LEAF_7_1, 0), 0, 0, 0];
       // EAX: the highest subleaf.
@@ -117,7 +117,7 @@ export function cpuidOf(model: CpuModel, leaf: number, subleaf: number, id: numb
 }
 
 /** Leaf 4: deterministic cache parameters. Types: 1 data, 2 instruction, 3 unified. */
-function cacheLeaf(model: CpuModel, subleaf: number): CpuidResult {
+function cacheLeaf(model: CpuModel, subleaf: number, cpus: number, threadsPerCore: number): CpuidResult {
   const caches = [
     { type: 1, level: 1, cache: model.l1d },
     { type: 2, level: 1, cache: model.l1i },
@@ -127,12 +127,19 @@ function cacheLeaf(model: CpuModel, subleaf: number): CpuidResult {
   const found = caches[subleaf];
   if (found === undefined) return [0, 0, 0, 0];
   const isInclusive = found.level === 3 && model.l3.isInclusive;
+  // Identifiers that share the cache, and cores of the package: each the highest, rounded up to a power of two less one.
+  const sharing = idsFor(found.level === 3 ? cpus : threadsPerCore) - 1;
+  const cores = idsFor(Math.ceil(cpus / threadsPerCore)) - 1;
   return [
-    (found.type | (found.level << 5) | (1 << 8)) >>> 0,
+    (found.type | (found.level << 5) | (1 << 8) | (sharing << 14) | (cores << 26)) >>> 0,
     (((found.cache.ways - 1) << 22) | 63) >>> 0,
     found.cache.sets - 1,
     isInclusive ? 2 : 0,
   ];
+}
+
+function idsFor(count: number): number {
+  return 2 ** Math.ceil(Math.log2(Math.max(1, count)));
 }
 
 /** x2APIC topology: level types 1 SMT, 2 core; EAX is the shift to the next level's identifier. */
