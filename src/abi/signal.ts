@@ -48,6 +48,7 @@ export const SI_KERNEL = 0x80;
 export const SI_TKILL = -6;
 export const SEGV_MAPERR = 1;
 export const SEGV_ACCERR = 2;
+export const BUS_ADRERR = 2;
 export const CLD_EXITED = 1;
 export const CLD_KILLED = 2;
 

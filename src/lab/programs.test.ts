@@ -63,6 +63,7 @@ const EXPECTED: readonly (readonly [name: string, stdout: string])[] = [
   ["pipes", "pipes: ok\n"],
   ["threads", "threads: ok, 2000\n"],
   ["memory", "memory: ok\n"],
+  ["signals", "signals: ok\n"],
   ["badptr", "badptr: ok\n"],
   ["enosys", "enosys: ok\n"],
 ];
@@ -126,6 +127,10 @@ test("a process stays within its domain's rules: S1 to S10 hold while it forks, 
   const result = run("fork", { check: true });
   deepEqual(result.violations, []);
   equal(result.status, 0);
+});
+
+test("a 32-bit program calls by INT 0x80, and a number that i386 does not have is ENOSYS", () => {
+  deepEqual(endingOf(run("hello32")), { stdout: "hello from 32-bit code\n", stderr: "", status: 32 });
 });
 
 test("isolation off, and each process with PTI instead", () => {

@@ -1,5 +1,6 @@
 // The last thing before user code runs again.
 import { cpu } from "../../hardware/index.ts";
+import { asiIntrExit } from "../asi/asi-intr.ts";
 import { asiEnterUserspace } from "../asi/asi-user.ts";
 import { archDoSignalOrRestart } from "../linux/do-signal.ts";
 import { vmscapeExitToUser } from "../mitigations/vmscape.ts";
@@ -24,7 +25,11 @@ export function exitToUserModePrepare(isSyscall: boolean, decide?: () => void): 
     cpu.enableInterrupts();
     if (signal !== 0) archDoSignalOrRestart(isSyscall);
     tryToFreeze();
-    if (task.needResched !== 0) schedule();
+    if (task.needResched !== 0) {
+      // What ran so far is over: when the task goes on, here or on another CPU, none of it is run again.
+      cpu.cutPoint(isSyscall ? resumeSyscallExit : resumeInterruptExit);
+      schedule();
+    }
     cpu.disableInterrupts();
   }
   vmscapeExitToUser();
@@ -32,4 +37,17 @@ export function exitToUserModePrepare(isSyscall: boolean, decide?: () => void): 
   decide?.();
   // The very last act: from here on only NMIs come, and they go back to where this leads.
   asiEnterUserspace();
+}
+
+/** What a task goes on with that was switched away at the end of a system call, or before its first user code. It leaves by IRET. */
+function resumeSyscallExit(): void {
+  schedule();
+  exitToUserModePrepare(true);
+}
+
+/** The same at the end of an interrupt or exception of user mode: the rest of idtentry(). */
+function resumeInterruptExit(): void {
+  schedule();
+  exitToUserModePrepare(false);
+  asiIntrExit();
 }

@@ -4,6 +4,7 @@ import { EINTR, SA_RESTART, SIG_DFL, SIGSEGV } from "../../abi/index.ts";
 import type { VirtAddr } from "../../hardware/index.ts";
 import { PtRegs, taskPtRegs } from "../entry/pt-regs.ts";
 import { setupRtFrame } from "../entry/signal-frame.ts";
+import { COMPAT_SYSCALL } from "../entry/syscall.ts";
 import { current } from "../sched/current.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
 import { actionOf, type DeliveredSignal, forceSig, getSignal, restoreSavedSigmask, signalDelivered } from "./signal.ts";
@@ -14,7 +15,7 @@ const SYSCALL_INSTRUCTION_BYTES = 2;
 
 /** The call is made again when user code goes on. */
 function restart(regs: PtRegs): void {
-  regs.rax = regs.origRax;
+  regs.rax = regs.origRax % COMPAT_SYSCALL;
   regs.rip -= SYSCALL_INSTRUCTION_BYTES;
 }
 

@@ -128,7 +128,7 @@ function collect(pending: SigPending, signal: number): SignalInfo {
     const { next, code, pid, status, faultAddress } = SigQueue.at(at);
     if (previous === NULL) pending.list = next;
     else SigQueue.at(previous).next = next;
-    info = { code, pid, status, address: faultAddress };
+    info = code > 0 && isSynchronous(signal) ? { code, address: faultAddress } : { code, pid, status };
     kfree(at);
     for (let rest = next; rest !== NULL && !isMore; rest = SigQueue.at(rest).next) isMore = SigQueue.at(rest).signo === signal;
   }
@@ -258,6 +258,11 @@ function nextSignal(pending: SigPending, task: TaskStruct): number {
 
 /** SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS. Kernel: SYNCHRONOUS_MASK. */
 const SYNCHRONOUS = (1 << 3) | (1 << 4) | (1 << 6) | (1 << 7) | (1 << 10) | (1 << 30);
+
+/** A signal that an exception raises: if the kernel sent it (a positive code), it tells an address, not a sender. */
+function isSynchronous(signal: number): boolean {
+  return (lowBit(signal) & SYNCHRONOUS) !== 0;
+}
 
 interface Taken {
   readonly signal: number;

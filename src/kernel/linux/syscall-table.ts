@@ -9,7 +9,6 @@ import { doBrk, doMmap, doMunmap } from "../mm/mmap.ts";
 import { doMprotect } from "../mm/mprotect.ts";
 import { sysKexecLoad, sysReboot } from "../power/reboot.ts";
 import { current } from "../sched/current.ts";
-import { schedule } from "../sched/schedule.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
 import { cloneArgs, forkArgs, kernelClone, vforkArgs } from "./clone.ts";
 import { doExecve, userStrings } from "./exec.ts";
@@ -64,8 +63,9 @@ function sysExecve(pathAt: number, argvAt: number, envpAt: number): number {
   return typeof envp === "number" ? envp : doExecve(path, argv, envp);
 }
 
+/** Kernel: `do_sched_yield()`. The switch happens on the way to user mode, where nothing of the call is left to remember. */
 function sysSchedYield(): number {
-  schedule();
+  TaskStruct.at(current()).needResched = 1;
   return 0;
 }
 

@@ -1,6 +1,6 @@
 // Page faults (arch/x86/mm/fault.c), with the rule of address space isolation: a fault in kernel mode leaves the restricted address
 // space, and if the access can now succeed it is simply tried again (spec 2.13).
-import { EIO, ENOMEM } from "../../abi/index.ts";
+import { BUS_ADRERR, EIO, ENOMEM, SEGV_ACCERR, SEGV_MAPERR, SI_KERNEL } from "../../abi/index.ts";
 import {
   CR4_SMEP,
   type Cr3,
@@ -28,6 +28,7 @@ import { type PtRegs, userMode } from "../entry/pt-regs.ts";
 import { forceSig } from "../linux/signal.ts";
 import { current } from "../sched/current.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
+import { spinLock, spinUnlock } from "../spinlock.ts";
 import {
   EXIT_PAGE_FAULT,
   FAULT_FIXED_UP,
@@ -42,9 +43,11 @@ import {
   warn,
 } from "../trace.ts";
 import { readCr3Raw } from "./cr3.ts";
+import { Mm, VmArea } from "./mm-struct.ts";
 import { isPresent, lookupAddress } from "./page-table.ts";
 import { searchExceptionTables } from "./uaccess.ts";
 import { type Access, handleMmFault } from "./user-memory.ts";
+import { findVma } from "./vma.ts";
 
 /** Kernel: SIGBUS, SIGKILL, SIGSEGV. */
 const SIGBUS = 7;
@@ -132,10 +135,25 @@ function doUserAddrFault(regs: PtRegs, errorCode: number, address: VirtAddr): vo
   if (hadInterrupts) cpu.disableInterrupts();
 }
 
+/** What the handler of a fault's signal is told (kernel: si_code). */
+function faultCode(signal: number, address: VirtAddr): number {
+  if (signal === SIGBUS) return BUS_ADRERR;
+  if (signal !== SIGSEGV) return SI_KERNEL;
+  const { mm } = TaskStruct.at(current());
+  if (isKernelAddress(address) || mm === NULL) return SEGV_MAPERR;
+  const { mmapLock } = Mm.at(mm);
+  spinLock(mmapLock);
+  const vma = findVma(mm, address);
+  const isInside = vma !== NULL && VmArea.at(vma).start <= address;
+  spinUnlock(mmapLock);
+  return isInside ? SEGV_ACCERR : SEGV_MAPERR;
+}
+
 /** Nothing can be mapped there: the user's signal, the kernel's fixup, or the end (kernel: `bad_area_nosemaphore()`, `page_fault_oops()`). */
 function badArea(regs: PtRegs, errorCode: number, address: VirtAddr, signal = SIGSEGV): void {
   if (userMode(regs)) {
-    forceSig(signal, `segfault at ${hex(address)} ip ${hex(regs.rip)} error ${errorCode}`);
+    const why = `segfault at ${hex(address)} ip ${hex(regs.rip)} error ${errorCode}`;
+    forceSig(signal, why, { code: faultCode(signal, address), address: isKernelAddress(address) ? 0 : address });
     return;
   }
   const rip = regs.rip;

@@ -1,6 +1,19 @@
 // The run queue of a CPU: runnable tasks that do not run, first in first out, and the sleepers that a timer wakes. Only declarations and
 // the list operations; whoever calls holds the queue's lock with interrupts off.
-import { embedded, NULL, type Ptr, perCpu, pointer, struct, u32, type View, type VirtAddr, word } from "../../hardware/index.ts";
+import {
+  addVirt,
+  cpu,
+  embedded,
+  NULL,
+  type Ptr,
+  perCpu,
+  pointer,
+  struct,
+  u32,
+  type View,
+  type VirtAddr,
+  word,
+} from "../../hardware/index.ts";
 import { spinlock } from "../spinlock.ts";
 import { TaskStruct } from "./task-struct.ts";
 
@@ -30,16 +43,17 @@ export function runQueueAt(base: VirtAddr): RunQueue {
   return RunQueue.at(runqueues.at(base) as Ptr<"rq">); // what the per-CPU variable embeds
 }
 
-/** Kernel: `enqueue_task()`. */
+/** Kernel: `enqueue_task()`. A task that is on no list has no `next`. */
 export function enqueueTask(rq: RunQueue, task: Ptr<"task_struct">): void {
-  const view = TaskStruct.at(task);
-  view.next = NULL;
-  view.onRq = 1;
   const { tail } = rq;
   if (tail === NULL) rq.head = task;
   else TaskStruct.at(tail).next = task;
   rq.tail = task;
-  rq.nrQueued += 1;
+  count(rq, 1);
+}
+
+function count(rq: RunQueue, by: number): void {
+  cpu.rmw("add", addVirt(rq.address, RunQueue.offset.nrQueued), 4, by >>> 0);
 }
 
 /** Takes the first task, or NULL (kernel: `pick_next_task()`). */
@@ -50,8 +64,8 @@ export function pickNextTask(rq: RunQueue): Ptr<"task_struct"> {
   const { next } = view;
   rq.head = next;
   if (next === NULL) rq.tail = NULL;
-  rq.nrQueued -= 1;
-  view.next = NULL;
+  else view.next = NULL;
+  count(rq, -1);
   return task;
 }
 
@@ -82,4 +96,5 @@ export function removeSleeper(rq: RunQueue, task: Ptr<"task_struct">): void {
   const after = TaskStruct.at(task).next;
   if (previous === NULL) rq.sleepers = after;
   else TaskStruct.at(previous).next = after;
+  TaskStruct.at(task).next = NULL;
 }

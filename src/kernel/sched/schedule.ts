@@ -59,7 +59,6 @@ export function schedule(): void {
   }
   const picked = pickNextTask(rq);
   const next = picked === NULL ? rq.idle : picked;
-  TaskStruct.at(next).onRq = 0;
   if (next === prev) spinUnlock(rq.lock);
   else contextSwitch(rq, prev, next);
   localIrqRestore(flags);
@@ -110,7 +109,7 @@ function contextSwitch(rq: RunQueue, prev: Ptr<"task_struct">, next: Ptr<"task_s
   const top = addVirt(to.stack, THREAD_SIZE);
   topOfStack.set(top);
   loadSp0(top);
-  programTick(rq);
+  programTick(rq, to.flags);
   cpu.switchTo("__switch_to_asm", prev, next);
   finishTaskSwitch();
 }
@@ -119,8 +118,7 @@ function contextSwitch(rq: RunQueue, prev: Ptr<"task_struct">, next: Ptr<"task_s
 export function finishTaskSwitch(): void {
   const rq = thisRq();
   const { prev, prevMm } = rq;
-  rq.prev = NULL;
-  rq.prevMm = NULL;
+  if (prevMm !== NULL) rq.prevMm = NULL;
   spinUnlock(rq.lock);
   const incoming = TaskStruct.at(current()).preemptNotifier;
   if (incoming !== NULL) kvmSchedIn(incoming);
@@ -202,6 +200,7 @@ export function wakeSleepers(now: number): void {
   for (let task = rq.sleepers; task !== NULL && TaskStruct.at(task).wakeTime <= now; task = rq.sleepers) {
     const view = TaskStruct.at(task);
     rq.sleepers = view.next;
+    view.next = NULL;
     view.wakeTime = 0;
     view.state = TASK_RUNNING;
     enqueueTask(rq, task);

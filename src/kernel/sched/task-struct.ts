@@ -50,7 +50,6 @@ export const TaskStruct = struct("task_struct", {
   pendingSignal: u32,
   /** CPU to which the task moves once it no longer runs, plus 1; or 0. */
   migrateTo: u32,
-  onRq: u32,
   /** CPU whose run queue the task is on; changed only while it is on none. */
   cpu: u32,
   cpusAllowed: u32,

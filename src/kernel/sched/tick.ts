@@ -44,9 +44,14 @@ function tickCycles(): number {
   return Math.floor((word.get(tscKhzAddress) * 1000) / HZ);
 }
 
-/** A slice for the task that was just switched to; none for the idle task. */
-export function programTick(rq: RunQueue): void {
-  const isIdle = (TaskStruct.at(current()).flags & PF_IDLE) !== 0;
+/**
+ * A slice for the task that was just switched to; none for the idle task. A tick that is on its way already ends this slice, as it would
+ * end the one before (kernel: the tick goes on over switches).
+ */
+export function programTick(rq: RunQueue, flags: number): void {
+  const isIdle = (flags & PF_IDLE) !== 0;
+  const { tick, sleepers } = rq;
+  if (!isIdle && tick !== 0 && sleepers === NULL) return;
   rq.tick = isIdle ? 0 : cpu.readTsc() + tickCycles();
   programTimer(rq);
 }
