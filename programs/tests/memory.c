@@ -9,6 +9,11 @@ static int faults(volatile char *at, int write) {
   }
   return (wait_for(pid) & 0x7f) == 11;
 }
+static int deep(int depth) {
+  volatile char frame[4096];
+  frame[0] = (char)depth;
+  return depth == 0 ? 0 : deep(depth - 1) + (frame[0] == (char)depth);
+}
 int main(void) {
   char *p = map(5 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
   for (int i = 0; i < 5; i++) check(p[i * 4096] == 0, "anonymous memory is zero");
@@ -18,6 +23,7 @@ int main(void) {
   check(sys(SYS_mprotect, p + 4096, 4096, PROT_NONE) == 0 && faults(p + 4096, 0), "a page that nobody may read");
   check(sys(SYS_mprotect, p + 4096, 4096, PROT_READ | PROT_WRITE) == 0 && p[4096] == 2, "and what it held");
   check(sys(SYS_munmap, p + 3 * 4096, 4096) == 0 && faults(p + 3 * 4096, 0) && p[4 * 4096] == 5, "a hole");
+  check(deep(500) == 500, "a stack that grows");
   int *shared = map(4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
   i64 pid = sys(SYS_fork);
   if (pid == 0) {

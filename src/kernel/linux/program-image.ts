@@ -24,6 +24,7 @@ import {
   isErr,
   MAP_ANONYMOUS,
   MAP_FIXED,
+  MAP_GROWSDOWN,
   MAP_PRIVATE,
   PROT_EXEC,
   PROT_READ,
@@ -32,7 +33,7 @@ import {
 import { addVirt, cpu, high32, low32, NULL, PAGE_SIZE, pageDown, pageUp, type VirtAddr, virtAddr } from "../../hardware/index.ts";
 import { mapVdso32 } from "../entry/vdso-32.ts";
 import { kmapLocalPage, kunmapLocal } from "../mm/kmap.ts";
-import { TASK_SIZE_MAX } from "../mm/layout.ts";
+import { MMAP_BASE_32, TASK_SIZE_MAX } from "../mm/layout.ts";
 import { mmAlloc, mmput } from "../mm/mm.ts";
 import { Mm, type MmPtr } from "../mm/mm-struct.ts";
 import { doMmap } from "../mm/mmap.ts";
@@ -41,7 +42,7 @@ import { getUserPageForced, putUserPage } from "../mm/user-memory.ts";
 import { type ElfImage, type ElfSegment, IA32_PAGE_OFFSET } from "./elf.ts";
 import type { FilePtr } from "./file-struct.ts";
 
-/** Bytes of stack that a program may use; pages come as they are touched (kernel: RLIMIT_STACK). */
+/** Bytes of stack that a program begins with; pages come as they are touched, and the area grows to RLIMIT_STACK. */
 const STACK_BYTES = 0x100000;
 /** Most bytes of arguments and environment (kernel: a quarter of the stack's limit). */
 const MAX_ARGUMENT_BYTES = STACK_BYTES / 4;
@@ -84,11 +85,20 @@ function fill(mm: MmPtr, image: ElfImage, file: FilePtr, path: string, argv: rea
   }
   setBrk(mm, pageUp(end));
   if (image.is32Bit) {
+    Mm.at(mm).mmapBase = MMAP_BASE_32;
     const error = mapVdso32(mm);
     if (error !== 0) return error;
   }
   const top = image.is32Bit ? IA32_PAGE_OFFSET : TASK_SIZE_MAX;
-  const stack = doMmap(mm, virtAddr(top - STACK_BYTES), STACK_BYTES, PROT_READ | PROT_WRITE, FIXED | MAP_ANONYMOUS, NULL, 0);
+  const stack = doMmap(
+    mm,
+    virtAddr(top - STACK_BYTES),
+    STACK_BYTES,
+    PROT_READ | PROT_WRITE,
+    FIXED | MAP_ANONYMOUS | MAP_GROWSDOWN,
+    NULL,
+    0,
+  );
   return isErr(stack) ? stack : new StackWriter(mm, top, image.is32Bit).write(image, path, argv, envp);
 }
 

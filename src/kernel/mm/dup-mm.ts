@@ -28,6 +28,7 @@ export function dupMm(old: MmPtr): MmPtr | Errno {
   const from = Mm.at(old);
   spinLock(from.mmapLock);
   const to = Mm.at(mm);
+  to.mmapBase = from.mmapBase;
   to.startBrk = from.startBrk;
   to.brk = from.brk;
   to.vdso32 = from.vdso32;

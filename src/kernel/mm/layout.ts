@@ -21,6 +21,11 @@ export const CPU_ENTRY_AREA_BASE = -0x0200_0000_0000 as VirtAddr;
 export const TASK_SIZE_MAX = (2 ** 47 - 4096) as VirtAddr;
 /** Top of the area in which mmap() looks for room, downwards (kernel: mm->mmap_base without randomisation). */
 export const MMAP_BASE = 0x7fff_f7ff_f000 as VirtAddr;
+/** The same for 32-bit programs: 128 MiB below the end of what they may use (kernel: mm->mmap_compat_base). */
+export const MMAP_BASE_32 = 0xf7ff_e000 as VirtAddr;
+/** What MAP_32BIT asks for: the second GiB. Kernel: find_start_end(). */
+export const MAP_32BIT_START = 0x4000_0000 as VirtAddr;
+export const MAP_32BIT_END = 0x8000_0000 as VirtAddr;
 /** Lowest address that a user mapping may have (kernel: vm.mmap_min_addr). */
 export const MMAP_MIN_ADDR = 0x10000 as VirtAddr;
 

@@ -41,6 +41,8 @@ export const Mm = struct("mm_struct", {
   ldtLock: spinlock,
   /** Areas in order of address. */
   mmap: pointer("vm_area_struct"),
+  /** Where mmap() begins to look for room, downwards; below 4 GiB for 32-bit programs. Set before the mm runs. */
+  mmapBase: virtual,
   // Under mmapLock.
   /** The heap, which brk() moves the end of; `startBrk` is set by who maps a program. */
   startBrk: virtual,

@@ -5,6 +5,7 @@ import { asiDestroyUserspace, asiInitMm } from "../asi/asi-user.ts";
 import { staticBytes } from "../static-data.ts";
 import { ephmapDestroy } from "./ephmap.ts";
 import { GFP_KERNEL } from "./gfp.ts";
+import { MMAP_BASE } from "./layout.ts";
 import { destroyContextLdt } from "./ldt.ts";
 import { INIT_MM_CTX_ID, Mm, type MmPtr } from "./mm-struct.ts";
 import { exitMmap } from "./mmap.ts";
@@ -31,6 +32,7 @@ export function mmAlloc(): MmPtr {
   const view = Mm.at(mm);
   view.pgd = pgd;
   view.users = 1;
+  view.mmapBase = MMAP_BASE;
   view.count = 1;
   view.context.ctxId = cpu.rmw("add", lastMmCtxId, 4, 1) + INIT_MM_CTX_ID + 1;
   // 1 to the largest that a label holds, and again: 0 means several.

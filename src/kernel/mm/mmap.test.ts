@@ -7,6 +7,7 @@ import {
   ENOMEM,
   EPERM,
   isErr,
+  MAP_32BIT,
   MAP_ANONYMOUS,
   MAP_FIXED,
   MAP_GROWSDOWN,
@@ -29,7 +30,7 @@ import {
 } from "../../hardware/index.ts";
 import { dupMm } from "./dup-mm.ts";
 import { GFP_KERNEL } from "./gfp.ts";
-import { MMAP_BASE, va } from "./layout.ts";
+import { MMAP_BASE, MMAP_BASE_32, va } from "./layout.ts";
 import { mmAlloc, mmput } from "./mm.ts";
 import { Mm, type MmPtr, VmArea } from "./mm-struct.ts";
 import { doBrk, doMmap, doMunmap } from "./mmap.ts";
@@ -78,6 +79,19 @@ test("memory without a wish is taken downwards from the mmap base, and a gap tha
     assert.equal(doMunmap(mm, first, 2 * PAGE), 0);
     assert.equal(map(mm, 0, 100), MMAP_BASE - PAGE);
     assert.equal(map(mm, 0, 2 * PAGE), second - 2 * PAGE);
+  });
+});
+
+test("32-bit programs get addresses below 4 GiB, and MAP_32BIT those that 31 bits reach", () => {
+  withMm(() => {
+    const mm = mmAlloc();
+    const low = doMmap(mm, NULL, 2 * PAGE, RW, ANONYMOUS | MAP_32BIT, NULL, 0);
+    assert.equal(low, 0x8000_0000 - 2 * PAGE);
+    Mm.at(mm).mmapBase = MMAP_BASE_32;
+    assert.equal(map(mm, 0, PAGE), 0xf7ff_e000 - PAGE);
+    const child = dupMm(mm);
+    assert.ok(!isErr(child));
+    assert.equal(map(child, 0, PAGE), 0xf7ff_e000 - 2 * PAGE);
   });
 });
 

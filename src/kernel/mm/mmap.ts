@@ -9,6 +9,7 @@ import {
   EPERM,
   type Errno,
   isErr,
+  MAP_32BIT,
   MAP_FIXED,
   MAP_FIXED_NOREPLACE,
   MAP_GROWSDOWN,
@@ -28,7 +29,7 @@ import { getFile } from "../linux/file.ts";
 import { fileOperations } from "../linux/file-operations.ts";
 import { File } from "../linux/file-struct.ts";
 import { spinLock, spinUnlock } from "../spinlock.ts";
-import { accessOk, MMAP_BASE, MMAP_MIN_ADDR, TASK_SIZE_MAX } from "./layout.ts";
+import { accessOk, MAP_32BIT_END, MAP_32BIT_START, MMAP_MIN_ADDR, TASK_SIZE_MAX } from "./layout.ts";
 import {
   Mm,
   type MmPtr,
@@ -139,7 +140,7 @@ function backingFile(file: Ptr<"file">, bytes: number, flags: number): Ptr<"file
 function placeFor(mm: MmPtr, wish: VirtAddr, bytes: number, flags: number, removed: VmaPtr[]): VirtAddr | Errno {
   if ((flags & MAP_FIXED_NOREPLACE) !== 0) return isRangeFree(mm, wish, bytes) ? wish : EEXIST;
   if ((flags & MAP_FIXED) === 0) {
-    const place = getUnmappedArea(mm, wish, bytes);
+    const place = getUnmappedArea(mm, wish, bytes, flags);
     return place === 0 ? ENOMEM : place;
   }
   const error = unmapLocked(mm, wish, addVirt(wish, bytes), removed);
@@ -258,18 +259,24 @@ function areaFloor(vma: VmArea): number {
   return (flags & VM_GROWSDOWN) !== 0 ? Math.max(0, start - STACK_GUARD_GAP) : start;
 }
 
-/** The wish if it is free, else the highest gap below the mmap base; 0 when there is none (kernel: `get_unmapped_area()`, top down). */
-function getUnmappedArea(mm: MmPtr, wish: VirtAddr, bytes: number): VirtAddr {
+/**
+ * The wish if it is free, else the highest gap below the mm's mmap base; with MAP_32BIT one that 31 bits reach. 0 when there is none (kernel:
+ * `get_unmapped_area()`, top down).
+ */
+function getUnmappedArea(mm: MmPtr, wish: VirtAddr, bytes: number, flags: number): VirtAddr {
   if (wish >= MMAP_MIN_ADDR && isRangeFree(mm, wish, bytes)) {
     const next = findVma(mm, wish);
     if (next === NULL || areaFloor(VmArea.at(next)) >= wish + bytes) return wish;
   }
+  const isLow = (flags & MAP_32BIT) !== 0;
+  const top = isLow ? MAP_32BIT_END : Mm.at(mm).mmapBase;
   let best: VirtAddr = NULL;
-  let floor = MMAP_MIN_ADDR;
+  let floor: VirtAddr = isLow ? MAP_32BIT_START : MMAP_MIN_ADDR;
   for (let vma = Mm.at(mm).mmap; ; vma = VmArea.at(vma).next) {
-    const ceiling = vma === NULL ? MMAP_BASE : (Math.min(MMAP_BASE, areaFloor(VmArea.at(vma))) as VirtAddr); // one of both
+    const ceiling = vma === NULL ? top : (Math.min(top, areaFloor(VmArea.at(vma))) as VirtAddr); // one of both
     if (ceiling - floor >= bytes) best = addVirt(ceiling, -bytes);
     if (vma === NULL) return best;
-    floor = VmArea.at(vma).end;
+    const { end } = VmArea.at(vma);
+    if (end > floor) floor = end;
   }
 }
