@@ -141,8 +141,10 @@ const unwritable = join(scratch, "no-such-folder", "ledger.json");
 copyFileSync(guest("hello"), join(scratch, "fine.elf"));
 
 const BAD: readonly { readonly what: string; readonly args: readonly string[]; readonly says: RegExp }[] = [
-  { what: "an unknown command", args: ["rnu"], says: /unknown command rnu; one of demo, run, attack, map, explain, cpus/ },
+  { what: "an unknown command", args: ["rnu"], says: /unknown command rnu; one of demo, run, attack, map, options, soak, explain, cpus/ },
   { what: "an unknown topic", args: ["explain", "asi"], says: /explain: asi: one of rfc-v2, cordon-fast is accepted/ },
+  { what: "a seed that is none", args: ["soak", "--seed", "x"], says: /--seed x: a whole number from 0 to 4294967295 is accepted/ },
+  { what: "a script that is none", args: ["soak", "--replay", notElf], says: /text\.elf:1: not a line of JSON/ },
   { what: "no guest", args: ["run"], says: /takes one guest image \(none given\)/ },
   { what: "two guests", args: ["run", notElf, notElf], says: /takes one guest image \(2 given/ },
   { what: "a file that is not there", args: ["run", missing], says: /missing\.elf: cannot be read: no such file/ },
@@ -323,4 +325,19 @@ test("a scenario of programs and a guest: what their families print carries thei
   match(result.stdout, /^family: fork: ok$/m);
   match(result.stdout, /^threads: threads: ok, 2000$/m);
   match(result.stdout, /^guest: 50 hypercalls, 0 failed$/m);
+});
+
+test("soak: standard output is the same for the same seed, and a script can be replayed", () => {
+  const first = cordon("soak", "--seed", "5", "--events", "2000", "--items", "300");
+  equal(first.status, 0, first.stdout);
+  match(first.stdout, /nothing found: no violation of S1 to S10, no frame leaked\n$/);
+  equal(cordon("soak", "--seed", "5", "--events", "2000", "--items", "300").stdout, first.stdout);
+  const script = join(scratch, "script.jsonl");
+  writeFileSync(
+    script,
+    '{"preset":"cordon","model":"skx","commandLine":"asi=on","cpus":1,"memoryMegabytes":64,"processes":1}\n{"slot":0,"action":"getpid","args":[]}\n',
+  );
+  const replayed = cordon("soak", "--replay", script);
+  equal(replayed.status, 0, replayed.stderr);
+  match(replayed.stdout, /nothing found\n$/);
 });

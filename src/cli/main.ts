@@ -21,6 +21,14 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     summary: "the restricted and unrestricted address spaces of a running scenario, side by side",
     run: async (args) => (await import("./map.ts")).map(args),
   },
+  options: {
+    summary: "what each option beyond the posted series saves, counted",
+    run: async (args) => (await import("./options.ts")).options(args),
+  },
+  soak: {
+    summary: "random processes, guests, interrupts and failures, judged throughout",
+    run: async (args) => (await import("./soak.ts")).soak(args),
+  },
   explain: { summary: "what the presets differ in, and what it means", run: async (args) => (await import("./explain.ts")).explain(args) },
   cpus: { summary: "the CPU models: bugs, features, geometry", run: async (args) => (await import("./cpus.ts")).cpus(args) },
 };
