@@ -11,6 +11,8 @@ export interface RunOptions {
   readonly commandLine?: string;
   readonly cpus?: number;
   readonly model?: string;
+  /** Logical CPUs of a core, on the simulated machine. */
+  readonly threadsPerCore?: number;
   /** The events so far, for the code that runs in the kernel; filled while it runs. */
   readonly events?: TraceRecord[];
   /** Ends the run; by default it ends when nothing can go on. */
@@ -45,7 +47,12 @@ export function runKernel(machine: MachineName, image: KernelImage, options: Run
     const until = options.until === undefined ? () => residue.cpus.every((cpu) => !cpu.canRun) : isDone;
     residue.run(until, TURNS);
   } else {
-    const simulated = new SimulatedMachine({ ...common, gear: machine === "simulated, detailed" ? "detailed" : "architectural" });
+    const { threadsPerCore = 1 } = options;
+    const simulated = new SimulatedMachine({
+      ...common,
+      threadsPerCore,
+      gear: machine === "simulated, detailed" ? "detailed" : "architectural",
+    });
     for (let limit = SLICE; limit <= CYCLES && !isDone(); limit += SLICE) {
       if (simulated.run(limit).kind !== "limit") break;
     }
