@@ -95,6 +95,8 @@ export interface ProgramOptions {
   readonly cpus?: number;
   /** Cycles at which NMIs arrive on CPU 0. */
   readonly nmis?: readonly number[];
+  /** Cycles at which machine checks arrive there, and whether what they interrupt can go on. */
+  readonly machineChecks?: readonly (readonly [cycle: number, isRestartable: boolean])[];
   readonly cycles?: number;
   readonly gear?: "architectural" | "detailed";
 }
@@ -122,6 +124,10 @@ export function runProgram(program: Uint8Array | ((a: Assembler) => void), optio
     },
   });
   for (const time of options.nmis ?? []) machine.injectNmi(cpuId(0), time);
+  for (const [cycle, isRestartable] of options.machineChecks ?? []) {
+    machine.run(cycle);
+    machine.injectMachineCheck(cpuId(0), { errorCode: 0x134, address: 0x123000, isRestartable });
+  }
   machine.run(options.cycles ?? 20_000_000);
   return { events, lines, console };
 }

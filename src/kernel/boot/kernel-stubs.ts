@@ -4,10 +4,11 @@
 import { switchStubs } from "../entry/entry-switches.ts";
 import { entryTextEnd, entryTextStart } from "../entry/entry-text.ts";
 import { espfixStubs } from "../entry/espfix.ts";
-import { excDebug, excDoubleFault, exceptions, excMachineCheck } from "../entry/exceptions.ts";
+import { excDebug, excDoubleFault, exceptions } from "../entry/exceptions.ts";
 import { fpuStubs } from "../entry/fpu-stubs.ts";
 import { idtEntryStub, retFromForkStub, returnStubs } from "../entry/idtentry-stubs.ts";
 import { interrupts } from "../entry/interrupts.ts";
+import { excMachineCheck } from "../entry/machine-check.ts";
 import { excNmi } from "../entry/nmi.ts";
 import { paranoidStubs } from "../entry/paranoid-stubs.ts";
 import { retFromFork } from "../entry/ret-from-fork.ts";

@@ -10,6 +10,7 @@ import { cpuEntryPage, cpuTss, entryStackTop, GDT_BYTES, gdtPage, setIstTop, TSS
 import { ENTRY_TEXT_END, ENTRY_TEXT_START } from "./entry-text.ts";
 import { ESPFIX_BASE_ADDR } from "./espfix-layout.ts";
 import { fpuInitCpu } from "./fpu-stubs.ts";
+import { mcheckCpuInit } from "./machine-check.ts";
 import { GDT_ENTRY_TSS, IST_INDEX_DB, IST_INDEX_DF, IST_INDEX_MCE, IST_INDEX_NMI } from "./vectors.ts";
 
 const TSS_RSP0 = 4;
@@ -97,6 +98,7 @@ export function reloadDescriptorTables(): void {
   cpu.loadTable("tr", GDT_ENTRY_TSS, 0);
   cpu.loadTable("idt", idtTable, IDT_BYTES - 1);
   fpuInitCpu();
+  mcheckCpuInit();
 }
 
 /** Gate of the IDT: 64-bit interrupt gate, so that interrupts are off at the handler's first instruction. */

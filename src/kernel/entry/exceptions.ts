@@ -25,10 +25,12 @@ import {
 import { asiExit } from "../asi/asi-transition.ts";
 import { symbolAddress } from "../boot/kernel-text.ts";
 import { forceSig } from "../linux/signal.ts";
+import { ptiFeature } from "../mitigations/feature-keys.ts";
 import { handlePageFault } from "../mm/fault.ts";
 import { crashKexec } from "../power/kexec.ts";
 import { topOfStack } from "../sched/current.ts";
 import { EXIT_DOUBLE_FAULT } from "../trace.ts";
+import { entryStackTop } from "./entry-area.ts";
 import { FRAME_AND_ERROR_BYTES } from "./entry-switches.ts";
 import { isEspfixAddress } from "./espfix-layout.ts";
 import { idtentry } from "./idtentry.ts";
@@ -97,7 +99,8 @@ const excPageFault = idtentry((regs) => {
 export function excDoubleFault(): void {
   const regs = PtRegs.at(ptr<"pt_regs">(cpu.stackPointer()));
   if (isEspfixAddress(regs.rsp) && regs.rip === symbolAddress(NATIVE_IRQ_RETURN_IRET) && !userMode(regs)) {
-    const top = virtual.get(topOfStack.here());
+    // Where the processor would have pushed it: with PTI the entry stack, for the tables are the user's again.
+    const top = virtual.get(ptiFeature.isEnabled() ? entryStackTop.here() : topOfStack.here());
     const faked = addVirt(top, -FRAME_AND_ERROR_BYTES);
     cpu.copy(addVirt(faked, 8), regs.rsp as VirtAddr, FRAME_AND_ERROR_BYTES - 8); // of the area, as was just asked
     cpu.storeWord(faked, 0);
@@ -121,15 +124,6 @@ export const excDebug = idtentry((regs) => {
   }
   const { rip } = regs;
   if (rip < symbolAddress("entry_SYSENTER_compat") || rip >= symbolAddress("__end_entry_SYSENTER_compat")) die("debug exception", regs);
-});
-
-/**
- * Kernel: `exc_machine_check()`. It may arrive anywhere, inside a transition too. The task that it interrupts in user mode is killed;
- * the kernel stops.
- */
-export const excMachineCheck = idtentry((regs) => {
-  if (!userMode(regs)) die("machine check", regs);
-  forceSig(SIGBUS, `machine check at ${hex(regs.rip)}`);
 });
 
 /** Exceptions that run on the task's stack. */

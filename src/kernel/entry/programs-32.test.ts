@@ -101,6 +101,41 @@ function signalProgram(): Uint8Array {
   return code;
 }
 
+const STACK_POINTER = 0x5678_8000;
+
+/**
+ * A 16-bit stack segment by modify_ldt(), and a loop on it that looks at all of ESP; every interrupt returns by IRET to it, which restores
+ * 16 bits. Without espfix bits 31:16 would be the kernel's afterwards.
+ */
+function sixteenBitStackProgram(): Uint8Array {
+  const loop = [
+    ...[0x89, 0xe0], // mov eax, esp
+    ...cmpEax(STACK_POINTER),
+    ...failUnlessEqual(),
+    ...[0x49], // dec ecx
+  ];
+  const code = [
+    ...movEax(123),
+    ...movEbx(1),
+    ...[0xb9, 0, 0, 0, 0], // mov ecx, descriptor: patched below
+    ...[0xba, ...u32(16)], // mov edx, 16
+    ...INT80,
+    ...cmpEax(0),
+    ...failUnlessEqual(),
+    ...[0xb9, ...u32(200_000)], // mov ecx, ...
+    ...movEax(7),
+    ...[0x8e, 0xd0], // mov ss, eax
+    ...[0xbc, ...u32(STACK_POINTER)], // mov esp, ...
+    ...loop,
+    ...[0x75, -(loop.length + 2) & 0xff], // jnz loop
+    ...exit(GOOD),
+  ];
+  // struct user_desc: entry 0, base 0, limit 0xffff, 16-bit data segment that may be written.
+  const all = Uint8Array.from([...code, ...u32(0), ...u32(0), ...u32(0xffff), ...u32(0)]);
+  new DataView(all.buffer).setUint32(11, CODE32 + code.length, true);
+  return all;
+}
+
 function check(code: Uint8Array, options: ProgramOptions): readonly (readonly number[])[] {
   let told: readonly (readonly number[])[] = [];
   for (const nmis of [[], nmiStorm(60_000, 1500)]) {
@@ -119,6 +154,9 @@ for (const [name, options] of CONFIGURATIONS) {
       ([event, number, isCompat]) => event === TRACE_SYSCALL && number === 20 && isCompat === 1,
     );
     assert.equal(calls.length, 40);
+  });
+  test(`a return to a 16-bit stack segment keeps the upper half of ESP (${name})`, () => {
+    check(sixteenBitStackProgram(), options);
   });
   test(`a handler of 32-bit code finds its frame and returns by the vDSO (${name})`, () => {
     check(signalProgram(), options);

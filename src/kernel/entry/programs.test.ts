@@ -7,6 +7,7 @@ import { SA_RESTORER, SA_SIGINFO, SIGUSR1, SYS } from "../../abi/index.ts";
 import {
   type Assembler,
   at,
+  cx,
   dword,
   eax,
   ebx,
@@ -157,4 +158,56 @@ test("rt_sigreturn to a segment that is not there ends the process, not the kern
 test("INT 0x80 is told as a call of the other table", () => {
   const { events } = runProgram(int80);
   assert.ok(events.some(([event, number, isCompat]) => event === TRACE_SYSCALL && number === 20 && isCompat === 1));
+});
+
+/** A pure loop that counts to `count`, then exits well. */
+function counting(count: number): (a: Assembler) => void {
+  return (a) => {
+    a.mov(rcx, count).label("loop").dec(rcx).jnz("loop");
+    exit(a, GOOD);
+  };
+}
+
+test("machine checks that let the interrupted code go on change nothing, wherever they arrive", () => {
+  for (const [, options] of CONFIGURATIONS) {
+    const machineChecks = nmiStorm(60_000, 100, 4000).map((cycle): readonly [number, boolean] => [cycle, true]);
+    const { events, lines } = runProgram(signals, { ...options, machineChecks });
+    assert.deepEqual(statuses(events), [GOOD], lines.slice(-3).join("\n"));
+    assert.ok(lines.filter((line) => line.startsWith("mce:")).length >= 20);
+    assert.equal(events.filter(([event]) => event === TRACE_WARN).length, 0);
+  }
+});
+
+test("a machine check that ends what it interrupts kills a process in user mode", () => {
+  for (const [, options] of CONFIGURATIONS) {
+    const { events } = runProgram(counting(3_000_000), { ...options, machineChecks: [[1_500_000, false]] });
+    assert.deepEqual(statuses(events), [128 + 7]);
+  }
+});
+
+test("the same with a stack segment of the LDT: IRET faults on the espfix stack, #DF turns into the #GP that it was", () => {
+  for (const [, options] of CONFIGURATIONS) {
+    const { events, lines } = runProgram((a) => {
+      a.mov(eax, SYS.modify_ldt).mov(edi, 1).lea(rsi, at("descriptor")).mov(edx, 16).syscall();
+      a.mov(eax, SYS.rt_sigaction).mov(edi, SIGUSR1).lea(rsi, at("action")).xor(edx, edx).mov(r10, 8).syscall();
+      a.mov(eax, SYS.getpid).syscall().mov(rdi, rax).mov(esi, SIGUSR1).mov(eax, SYS.kill).syscall();
+      exit(a, BAD);
+      a.label("handler")
+        .mov(ecx, 0x7b)
+        .mov(mem(rdx, 40 + 18 * 8), cx)
+        .mov(ecx, 7)
+        .mov(mem(rdx, 40 + 18 * 8 + 6), cx)
+        .ret();
+      a.label("restorer").mov(eax, SYS.rt_sigreturn).syscall();
+      a.align(8)
+        .label("action")
+        .dq("handler")
+        .dq(SA_SIGINFO + SA_RESTORER)
+        .dq("restorer")
+        .dq(0);
+      a.label("descriptor").dd(0, 0, 0xffff, 0);
+    }, options);
+    assert.deepEqual(statuses(events), [128 + 11], lines.slice(-3).join("\n"));
+    assert.ok(lines.some((line) => line.includes("general_protection")));
+  }
 });

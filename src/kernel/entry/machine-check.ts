@@ -1,0 +1,39 @@
+// Machine checks (arch/x86/kernel/cpu/mce/core.c), as far as one error in one bank goes: the processor says whether what it interrupted can
+// go on. They may arrive anywhere, inside a transition of address spaces too: the handler begins and ends as every other.
+import {
+  CR4_MCE,
+  cpu,
+  fail,
+  hex,
+  MCG_STATUS_RIPV,
+  MSR_IA32_MC0_ADDR,
+  MSR_IA32_MC0_STATUS,
+  MSR_IA32_MCG_STATUS,
+} from "../../hardware/index.ts";
+import { forceSig } from "../linux/signal.ts";
+import { printk } from "../trace.ts";
+import { idtentry } from "./idtentry.ts";
+import { userMode } from "./pt-regs.ts";
+
+/** Kernel: SIGBUS, and si_code BUS_MCEERR_AR: the access that failed was the program's. */
+const SIGBUS = 7;
+const BUS_MCEERR_AR = 4;
+
+/** Machine checks are delivered, instead of shutting the processor down (kernel: `mcheck_cpu_init()`). */
+export function mcheckCpuInit(): void {
+  cpu.writeCr4(cpu.readCr4() | CR4_MCE);
+}
+
+/** Kernel: `exc_machine_check()`, `do_machine_check()`. */
+export const excMachineCheck = idtentry((regs) => {
+  const canGoOn = (cpu.readMsr(MSR_IA32_MCG_STATUS) & MCG_STATUS_RIPV) !== 0;
+  const code = cpu.readMsr(MSR_IA32_MC0_STATUS) & 0xffff;
+  const low = cpu.readMsr(MSR_IA32_MC0_ADDR);
+  const address = cpu.high * 2 ** 32 + low;
+  printk(`mce: [Hardware Error]: CPU ${cpu.id}: machine check, code ${hex(code)}, address ${hex(address)}, RIP ${hex(regs.rip)}`);
+  if (!canGoOn && !userMode(regs)) fail(`kernel panic: fatal machine check: RIP ${hex(regs.rip)}, address ${hex(address)}`);
+  if (!canGoOn) forceSig(SIGBUS, `machine check at ${hex(regs.rip)}`, { code: BUS_MCEERR_AR, address });
+  cpu.writeMsr(MSR_IA32_MC0_STATUS, 0, 0);
+  // Last: with MCIP still set another one shuts the processor down. SDM vol. 3, 17.3.1.2.
+  cpu.writeMsr(MSR_IA32_MCG_STATUS, 0, 0);
+});
