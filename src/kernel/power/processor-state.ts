@@ -27,6 +27,7 @@ import {
 } from "../../hardware/index.ts";
 import { reloadDescriptorTables } from "../entry/descriptor-tables.ts";
 import { mitigationsInitCpu } from "../mitigations/select.ts";
+import { readCr3, writeCr3Raw } from "../mm/cr3.ts";
 import { staticStruct } from "../static-data.ts";
 
 /** Registers that are saved and loaded as they are. */
@@ -64,7 +65,7 @@ export function saveProcessorState(): void {
   const context = SavedContext.at(savedContext);
   context.cr0 = cpu.readCr0();
   context.cr4 = cpu.readCr4();
-  context.cr3 = cpu.readCr3();
+  context.cr3 = readCr3();
   for (const [i, msr] of SAVED_MSRS.entries()) {
     const low = cpu.readMsr(msr);
     const { high } = cpu;
@@ -82,7 +83,7 @@ export function restoreProcessorState(): void {
   const context = SavedContext.at(savedContext);
   cpu.writeCr0(context.cr0);
   cpu.writeCr4(context.cr4);
-  cpu.writeCr3(context.cr3 as Cr3, false); // as it was read
+  writeCr3Raw(context.cr3 as Cr3, false); // as it was read
   for (const [i, msr] of SAVED_MSRS.entries()) {
     const slot = context.msrs.get(i);
     const { low } = slot;
