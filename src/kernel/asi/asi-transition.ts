@@ -15,7 +15,7 @@ import {
 import { STUB_CLEAR_BRANCH_HISTORY } from "../mitigations/flush-stubs.ts";
 import { l1tfFlush } from "../mitigations/l1tf.ts";
 import { vmscapeBarrierIssued } from "../mitigations/vmscape.ts";
-import { asiPcid, buildCr3, writeCr3Raw } from "../mm/cr3.ts";
+import { asiPcid, buildCr3, readCr3Raw, writeCr3Raw } from "../mm/cr3.ts";
 import { Mm } from "../mm/mm-struct.ts";
 import { LOADED_MM_SWITCHING, loadedMm, loadedMmAsid } from "../mm/tlb-struct.ts";
 import { current } from "../sched/current.ts";
@@ -160,7 +160,7 @@ function flushInPlace(target: Ptr<"asi">): void {
   const { pgd, policy: at } = Asi.at(target);
   const policy = AsiTaintPolicy.at(at);
   const { protectData } = policy;
-  if ((asiTaints.get() & protectData) === 0 || cr3Root(cpu.readCr3()) !== pgd) return;
+  if ((asiTaints.get() & protectData) === 0 || cr3Root(readCr3Raw()) !== pgd) return;
   maybeFlushData(protectData);
   asiTaints.or(policy.set);
 }
