@@ -80,6 +80,8 @@ export interface Outcome {
   readonly item: Item;
   /** Result of its last system call or access. */
   readonly result: number;
+  /** Kernel steps of its CPU since it was begun; counted only where an injection was asked for, be it an empty list. */
+  readonly steps: number;
 }
 
 export interface EpisodeOptions {
@@ -252,7 +254,7 @@ class Episode {
       if (part === undefined) {
         state.part = 0;
         kind.finish?.(turn);
-        if (this.keepsOutcomes) this.outcomes.push({ item, result });
+        if (this.keepsOutcomes) this.outcomes.push({ item, result, steps: this.pending[cpu.id]?.steps ?? 0 });
         continue;
       }
       state.part++;

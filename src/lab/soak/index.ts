@@ -1,3 +1,11 @@
+export {
+  checkUserspace,
+  type ExploredEvent,
+  USER_EVENTS,
+  type UserspaceCheck,
+  type UserspaceFinding,
+  type UserspaceReport,
+} from "./check-userspace.ts";
 export { type EpisodeFailure, type EpisodeOptions, type EpisodeResult, type Outcome, runEpisode } from "./episode.ts";
 export { type FailingReport, type FailingScenario, failEveryAllocation } from "./fail-every.ts";
 export { generate } from "./generator.ts";
