@@ -27,6 +27,7 @@ interface Options {
   readonly commandLine?: string;
   readonly root?: ReadonlyMap<string, Uint8Array>;
   readonly check?: boolean;
+  readonly memoryBytes?: number;
 }
 
 function run(name: string, options: Options = {}): HostRun {
@@ -42,6 +43,7 @@ function run(name: string, options: Options = {}): HostRun {
     limit: LIMIT,
     check: options.check ?? false,
     ...(options.root === undefined ? {} : { root: options.root }),
+    ...(options.memoryBytes === undefined ? {} : { memoryBytes: options.memoryBytes }),
   });
 }
 
@@ -131,6 +133,11 @@ test("a process stays within its domain's rules: S1 to S10 hold while it forks, 
 
 test("a 32-bit program calls by INT 0x80, and a number that i386 does not have is ENOSYS", () => {
   deepEqual(endingOf(run("hello32")), { stdout: "hello from 32-bit code\n", stderr: "", status: 32 });
+});
+
+test("64 processes at once fit 256 MiB of memory, on four CPUs", () => {
+  const result = run("crowd", { argv: ["crowd", "63"], cpus: 4, memoryBytes: 256 * 2 ** 20 });
+  deepEqual(endingOf(result), { stdout: "crowd: ok, 63\n", stderr: "", status: 0 });
 });
 
 test("isolation off, and each process with PTI instead", () => {
