@@ -65,6 +65,7 @@ const EXPECTED: readonly (readonly [name: string, stdout: string])[] = [
   ["pipes", "pipes: ok\n"],
   ["threads", "threads: ok, 2000\n"],
   ["memory", "memory: ok\n"],
+  ["race", "race: ok\n"],
   ["signals", "signals: ok\n"],
   ["badptr", "badptr: ok\n"],
   ["enosys", "enosys: ok\n"],
@@ -92,6 +93,13 @@ for (const [commandLine, cpus] of [
     const result = run("ldt", { commandLine, cpus, check: true });
     deepEqual(endingOf(result), { stdout: "ldt: ok\n", stderr: "", status: 0 });
     deepEqual(result.violations, []);
+  });
+}
+
+for (const commandLine of ["asi=on", "asi=off pti=on"]) {
+  test(`threads that change memory while another forks keep every property (${commandLine})`, () => {
+    const result = run("race", { commandLine, cpus: 3, check: true });
+    deepEqual([result.status, result.violations], [0, []]);
   });
 }
 
