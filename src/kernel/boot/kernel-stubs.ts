@@ -1,11 +1,13 @@
 // All machine code of the kernel, and which TypeScript function each trap in it calls. The functions of a run's own hooks are found by
 // way of the hook table, so that the text is the same for every configuration.
 
+import { VECTOR_DB, VECTOR_DF, VECTOR_MC, VECTOR_NMI } from "../../hardware/index.ts";
 import { switchStubs } from "../entry/entry-switches.ts";
 import { entryTextEnd, entryTextStart } from "../entry/entry-text.ts";
 import { espfixStubs } from "../entry/espfix.ts";
 import { excDebug, excDoubleFault, exceptions } from "../entry/exceptions.ts";
 import { fpuStubs } from "../entry/fpu-stubs.ts";
+import { fredEntryFromKernel, fredEntryFromUser, fredStub } from "../entry/fred.ts";
 import { idtEntryStub, retFromForkStub, returnStubs } from "../entry/idtentry-stubs.ts";
 import { interrupts } from "../entry/interrupts.ts";
 import { excMachineCheck } from "../entry/machine-check.ts";
@@ -48,6 +50,19 @@ export function kernelCode(startKernel: () => void, startSecondary: () => void, 
   const nmi = excNmi(hooks.nmi);
   const irqs = interrupts(hooks.irqWork);
   const faults = exceptions();
+  const fred = {
+    byVector: new Map<number, () => void>([
+      ...faults.map((e): [number, () => void] => [e.vector, e.handler]),
+      ...irqs.map((i): [number, () => void] => [i.vector, i.handler]),
+      [VECTOR_NMI, nmi],
+      [VECTOR_DB, excDebug],
+      [VECTOR_DF, excDoubleFault],
+      [VECTOR_MC, excMachineCheck],
+    ]),
+    syscall: doSyscall64,
+    fastSyscall32: doFastSyscall32,
+    int80: doInt80Emulation,
+  };
   const stubs = [
     ...bootStubs,
     ...startupStubs(startKernel, startSecondary),
@@ -60,6 +75,7 @@ export function kernelCode(startKernel: () => void, startSecondary: () => void, 
     ...switchStubs,
     ...faults.map((e) => idtEntryStub(e.symbol, e.handlerName, e.hasErrorCode, e.handler)),
     ...irqs.map((i) => idtEntryStub(i.symbol, i.handlerName, false, i.handler)),
+    fredStub,
     entryTextEnd,
     switchToAsm,
     ...fpuStubs,
@@ -86,6 +102,8 @@ export function kernelCode(startKernel: () => void, startSecondary: () => void, 
     ["exc_double_fault", excDoubleFault],
     ["exc_machine_check", excMachineCheck],
     ["ret_from_fork", retFromFork],
+    ["fred_entry_from_user", fredEntryFromUser(fred)],
+    ["fred_entry_from_kernel", fredEntryFromKernel(fred)],
     ...faults.map((e): [string, () => void] => [e.handlerName, e.handler]),
     ...irqs.map((i): [string, () => void] => [i.handlerName, i.handler]),
   ]);

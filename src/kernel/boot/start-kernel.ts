@@ -1,6 +1,6 @@
 // The kernel's first functions, on the boot CPU and on the others, and what they become: the idle tasks.
 
-import { isErr } from "../../abi/index.ts";
+import { ENODEV, isErr } from "../../abi/index.ts";
 import {
   addVirt,
   assert,
@@ -45,6 +45,7 @@ import { cpuInitExceptionHandling, ptiInit, setGate } from "../entry/descriptor-
 import { entryStackTop } from "../entry/entry-area.ts";
 import { initEspfixArea, initEspfixCpu } from "../entry/espfix.ts";
 import { exceptions } from "../entry/exceptions.ts";
+import { cpuInitFred, fredCheckBoottime } from "../entry/fred.ts";
 import { interrupts } from "../entry/interrupts.ts";
 import { isIntel } from "../entry/vdso-32.ts";
 import {
@@ -61,6 +62,7 @@ import { kvmInit } from "../kvm/init.ts";
 import { populateRootfs } from "../linux/initramfs.ts";
 import { startProcess } from "../linux/process.ts";
 import { identifyBootCpu } from "../mitigations/cpu-features.ts";
+import { fredFeature } from "../mitigations/feature-keys.ts";
 import {
   asiCheckBoottimeDisable,
   cpuSelectMitigations,
@@ -126,12 +128,14 @@ export function startKernel(config: KernelConfig): void {
   const crashkernel = commandLineOption(commandLine, "crashkernel");
   if (crashkernel !== undefined && reserveCrashkernel(crashkernel) !== 0) printk("crashkernel reservation failed");
   calibrateTsc();
+  fredCheckBoottime(commandLine);
   applyAlternatives(kernelText().alternatives);
   syscallInit();
   apicInit();
   setCpuOnline(cpu.id);
   smpInit(cpus);
-  const error = kvmInit();
+  // With FRED a VM exit needs fields of the VMCS that KVM here does not know.
+  const error = fredFeature.isEnabled() ? ENODEV : kvmInit();
   if (error !== 0) printk(`kvm: not available (${error})`);
   cpu.enableInterrupts();
   populateRootfs();
@@ -213,6 +217,7 @@ function syscallInit(): void {
   cpu.writeMsr(MSR_SYSCALL_MASK, RFLAGS_TF | RFLAGS_IF | RFLAGS_DF | RFLAGS_NT | RFLAGS_AC, 0);
   const efer = cpu.readMsr(MSR_EFER);
   cpu.writeMsr(MSR_EFER, efer | EFER_SCE, cpu.high);
+  cpuInitFred();
 }
 
 /** Kernel: `setup_local_APIC()`, in x2APIC mode from the start. */

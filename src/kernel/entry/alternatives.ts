@@ -8,6 +8,7 @@ import {
   clearCpuBuf,
   fenceSwapgsKernel,
   fenceSwapgsUser,
+  fredFeature,
   kernelIbrs,
   ptiFeature,
   rsbCtxsw,
@@ -16,7 +17,16 @@ import { hasPcid } from "../mm/cr3.ts";
 import { pa, va } from "../mm/layout.ts";
 
 /** What code may depend on. */
-export type AlternativeFeature = "pti" | "pti_pcid" | "verw" | "ibrs" | "bhb" | "rsb_ctxsw" | "fence_swapgs_user" | "fence_swapgs_kernel";
+export type AlternativeFeature =
+  | "pti"
+  | "pti_pcid"
+  | "verw"
+  | "ibrs"
+  | "bhb"
+  | "rsb_ctxsw"
+  | "fence_swapgs_user"
+  | "fence_swapgs_kernel"
+  | "fred";
 
 function isSelected(feature: AlternativeFeature): boolean {
   switch (feature) {
@@ -30,6 +40,8 @@ function isSelected(feature: AlternativeFeature): boolean {
       return kernelIbrs.isEnabled();
     case "bhb":
       return clearBhbLoop.isEnabled();
+    case "fred":
+      return fredFeature.isEnabled();
     case "rsb_ctxsw":
       return rsbCtxsw.isEnabled();
     case "fence_swapgs_user":

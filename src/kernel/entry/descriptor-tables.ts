@@ -1,7 +1,19 @@
 // GDT, TSS and IDT: segments, the stack on which each interrupt arrives, and which entry stub it goes to. SDM vol. 3, 3.4.5, 7.14, 8.7.
-import { addVirt, assert, cpu, high32, low32, PAGE_SIZE, u16, type VirtAddr, virtual, word } from "../../hardware/index.ts";
+import {
+  addVirt,
+  assert,
+  cpu,
+  high32,
+  low32,
+  MSR_IA32_FRED_RSP0,
+  PAGE_SIZE,
+  u16,
+  type VirtAddr,
+  virtual,
+  word,
+} from "../../hardware/index.ts";
 import { symbolAddress } from "../boot/kernel-text.ts";
-import { ptiFeature } from "../mitigations/feature-keys.ts";
+import { fredFeature, ptiFeature } from "../mitigations/feature-keys.ts";
 import { GFP_KERNEL } from "../mm/gfp.ts";
 import { getFreePages } from "../mm/page-alloc.ts";
 import { ptiCloneRootEntry, ptiMapKernelRange } from "../mm/pti.ts";
@@ -72,6 +84,7 @@ export function ptiInit(): void {
  */
 export function loadSp0(top: VirtAddr): void {
   if (!ptiFeature.isEnabled()) word.set(addVirt(cpuTss.here(), TSS_RSP0), top);
+  if (fredFeature.isEnabled()) cpu.writeMsr(MSR_IA32_FRED_RSP0, low32(top), high32(top));
 }
 
 /** Makes and loads this CPU's GDT and TSS (kernel: `cpu_init_exception_handling()`). The page allocator is up. */

@@ -45,8 +45,8 @@ export function setIstTop(ist: number, top: VirtAddr): void {
   virtual.set(addVirt(istTops.here(), 8 * ist), top);
 }
 
-export function readEntryWord(object: EntryObject): number {
-  return word.get(object.here());
+export function istTop(ist: number): VirtAddr {
+  return virtual.get(addVirt(istTops.here(), 8 * ist));
 }
 
 export function writeEntryWord(object: EntryObject, value: number): void {

@@ -7,7 +7,7 @@ import { addVirt, cpu } from "../../hardware/index.ts";
 import { ptiFeature } from "../mitigations/feature-keys.ts";
 import { topOfStack } from "../sched/current.ts";
 import type { StubProgram } from "../stub-program.ts";
-import { emitFenceSwapgsKernel, emitFenceSwapgsUser } from "./alternatives.ts";
+import { alternative, emitFenceSwapgsKernel, emitFenceSwapgsUser } from "./alternatives.ts";
 import { popAllButRdi, popRegisters, pushAndClearRegisters, pushNoError, saveRegisters } from "./entry-registers.ts";
 import {
   emitClearCpuBuffers,
@@ -111,7 +111,9 @@ export function retFromForkStub(call: () => void): StubProgram {
   return {
     symbol: "ret_from_fork",
     program: (a) => {
-      a.trap("ret_from_fork").jmp("error_return");
+      a.trap("ret_from_fork");
+      alternative(a, "fred", "ret_from_fork", () => a.jmp("asm_fred_exit_user"));
+      a.jmp("error_return");
     },
     effect: () => {
       call();

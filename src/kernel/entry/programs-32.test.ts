@@ -10,6 +10,7 @@ const GOOD = 7;
 const CONFIGURATIONS: readonly (readonly [string, ProgramOptions])[] = [
   ["asi=on", { commandLine: "asi=on" }],
   ["PTI", { commandLine: "asi=off pti=on" }],
+  ["FRED", { commandLine: "asi=on fred=on", model: "skx-fred" }],
   ["neither", { commandLine: "asi=off pti=off mitigations=off" }],
 ];
 

@@ -45,6 +45,7 @@ const CONFIGURATIONS: readonly (readonly [string, ProgramOptions])[] = [
   ["asi=on, preset rfc-v2", { commandLine: "asi=on", preset: "rfc-v2" }],
   ["PTI", { commandLine: "asi=off pti=on" }],
   ["PTI, VERW", { commandLine: "asi=off pti=on mds=full" }],
+  ["FRED", { commandLine: "asi=on fred=on", model: "skx-fred" }],
   ["neither", { commandLine: "asi=off pti=off mitigations=off" }],
 ];
 

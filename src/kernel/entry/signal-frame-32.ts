@@ -79,7 +79,7 @@ function fillContext(context: VirtAddr, regs: PtRegs, delivered: DeliveredSignal
   put(SC_CS, regs.cs);
   put(SC_FLAGS, regs.rflags);
   put(SC_SP_AT_SIGNAL, regs.rsp);
-  put(SC_SS, regs.ss);
+  put(SC_SS, cpu.load(addVirt(regs.address, PtRegs.offset.ss), 2));
   put(SC_CR2, delivered.info.address ?? 0);
 }
 

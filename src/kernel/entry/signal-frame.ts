@@ -146,7 +146,8 @@ function fillUcontext(frame: VirtAddr, task: TaskStruct, regs: PtRegs, delivered
   for (const [i, name] of SIGCONTEXT_REGISTERS.entries()) copy64(addVirt(context, 8 * i), addVirt(regs.address, PtRegs.offset[name]));
   cpu.storeWord(addVirt(context, SC_RFLAGS), regs.rflags);
   cpu.store(addVirt(context, SC_CS), 2, regs.cs);
-  cpu.store(addVirt(context, SC_SS), 2, regs.ss);
+  // With FRED the word holds more than the selector.
+  cpu.store(addVirt(context, SC_SS), 2, cpu.load(addVirt(regs.address, PtRegs.offset.ss), 2));
   cpu.storeWord(addVirt(context, SC_CR2), delivered.info.address ?? 0);
   cpu.storeWord(addVirt(context, SC_FPSTATE), fpstate);
   const [low, high] = sigmaskToSave();
