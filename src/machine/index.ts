@@ -11,7 +11,6 @@ export { detailedModelOf } from "./detailed-model-of.ts";
 export * from "./flat.ts";
 export { type Gear, GearedCore } from "./geared-core.ts";
 export { Inspection, type TruthStructure } from "./inspection.ts";
-export type { MachineCheck } from "./msrs.ts";
 export { peekTranslate } from "./peek-walk.ts";
 export { SimulatedCpu } from "./simulated-cpu.ts";
 export { type MachineOptions, type RunResult, SimulatedMachine } from "./simulated-machine.ts";

@@ -10,12 +10,6 @@ import {
   hasFeature,
   ICR_NMI,
   L1D_FLUSH,
-  MCG_STATUS_MCIP,
-  MCG_STATUS_RIPV,
-  MCI_STATUS_ADDRV,
-  MCI_STATUS_EN,
-  MCI_STATUS_UC,
-  MCI_STATUS_VAL,
   MSR_CSTAR,
   MSR_EFER,
   MSR_FS_BASE,
@@ -35,12 +29,9 @@ import {
   MSR_IA32_FRED_SSP2,
   MSR_IA32_FRED_SSP3,
   MSR_IA32_FRED_STKLVLS,
-  MSR_IA32_MC0_ADDR,
-  MSR_IA32_MC0_CTL,
   MSR_IA32_MC0_MISC,
   MSR_IA32_MC0_STATUS,
   MSR_IA32_MCG_CAP,
-  MSR_IA32_MCG_STATUS,
   MSR_IA32_MISC_ENABLE,
   MSR_IA32_PRED_CMD,
   MSR_IA32_SPEC_CTRL,
@@ -65,7 +56,7 @@ import {
   SPEC_CTRL_SSBD,
   SPEC_CTRL_STIBP,
 } from "../hardware/index.ts";
-import { type LocalApic, vmxCapability } from "../platform/index.ts";
+import { type LocalApic, logMachineCheck, MACHINE_CHECK_RESET, type MachineCheck, vmxCapability } from "../platform/index.ts";
 import {
   CPU_CR8,
   CPU_EFER,
@@ -107,8 +98,6 @@ const FEAT_CTL_VALUE = 5;
 /** Power-up value of the PAT: WB WT UC- UC, twice. */
 const PAT_LOW = 0x00070406;
 const MISC_ENABLE_FAST_STRING = 1;
-/** IA32_MCG_CAP: one bank. */
-const MCG_BANKS = 1;
 const EFER_DEFINED = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 /** ICR: destination shorthand in bits 19:18: self, all, all but self. */
 const ICR_SHORTHAND_SHIFT = 18;
@@ -172,16 +161,6 @@ export const SEND_ALL_BUT_SELF = -1;
 export const SEND_ALL = -2;
 export const SEND_SELF = -3;
 
-/** An uncorrected error that raises #MC. SDM vol. 3, 17. */
-export interface MachineCheck {
-  /** MCA error code of MCi_STATUS: for example 0x134, data read of the memory hierarchy. */
-  readonly errorCode: number;
-  /** Physical address of MCi_ADDR. */
-  readonly address: number;
-  /** MCG_STATUS.RIPV: the interrupted program can go on. */
-  readonly isRestartable: boolean;
-}
-
 export class Msrs {
   private readonly model: CpuModel;
   private readonly fields: CoreFields;
@@ -201,12 +180,7 @@ export class Msrs {
     this.apic = apic;
     this.host = host;
     this.kept = new Map<number, readonly [number, number]>([
-      [MSR_IA32_MCG_CAP, [MCG_BANKS, 0]],
-      [MSR_IA32_MCG_STATUS, [0, 0]],
-      [MSR_IA32_MC0_CTL, [0, 0]],
-      [MSR_IA32_MC0_STATUS, [0, 0]],
-      [MSR_IA32_MC0_ADDR, [0, 0]],
-      [MSR_IA32_MC0_MISC, [0, 0]],
+      ...MACHINE_CHECK_RESET,
       [MSR_IA32_CR_PAT, [PAT_LOW, PAT_LOW]],
       [MSR_IA32_DEBUGCTLMSR, [0, 0]],
       [MSR_IA32_MISC_ENABLE, [MISC_ENABLE_FAST_STRING, 0]],
@@ -314,11 +288,7 @@ export class Msrs {
 
   /** An error is logged in bank 0, and a machine check begins. @returns false: one was under way. */
   logMachineCheck(event: MachineCheck): boolean {
-    const wasUnderWay = ((this.kept.get(MSR_IA32_MCG_STATUS)?.[0] ?? 0) & MCG_STATUS_MCIP) !== 0;
-    this.kept.set(MSR_IA32_MC0_STATUS, [event.errorCode, (MCI_STATUS_VAL | MCI_STATUS_UC | MCI_STATUS_EN | MCI_STATUS_ADDRV) >>> 0]);
-    this.kept.set(MSR_IA32_MC0_ADDR, [event.address >>> 0, Math.floor(event.address / 2 ** 32)]);
-    this.kept.set(MSR_IA32_MCG_STATUS, [MCG_STATUS_MCIP | (event.isRestartable ? MCG_STATUS_RIPV : 0), 0]);
-    return !wasUnderWay;
+    return logMachineCheck(this.kept, event);
   }
 
   /** Where the core holds it, if the model has it. */

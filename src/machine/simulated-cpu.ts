@@ -22,7 +22,7 @@ import {
   VMX_SUCCEED,
   type Width,
 } from "../hardware/index.ts";
-import type { LocalApicState } from "../platform/index.ts";
+import type { LocalApicState, MachineCheck } from "../platform/index.ts";
 import type { Board } from "./board.ts";
 import {
   CPU_CR0,
@@ -48,7 +48,6 @@ import {
 } from "./core/layout.gen.ts";
 import { MachinePath, PHASE_DELIVERED, PHASE_IN_STUB, PHASE_NONE, PHASE_WAITING } from "./machine-path.ts";
 import { MemoryCpu } from "./memory-cpu.ts";
-import type { MachineCheck } from "./msrs.ts";
 import type { RunnerSnapshot } from "./turn-cpu.ts";
 import type { VmxState } from "./vmx.ts";
 

@@ -30,7 +30,7 @@ import {
   STUB_RETURN,
   type VirtAddr,
 } from "../hardware/index.ts";
-import { IoBus } from "../platform/index.ts";
+import { IoBus, type MachineCheck } from "../platform/index.ts";
 import type { Board, EntryHook, StepHook } from "./board.ts";
 import { coreFeatures, startCpu } from "./boot-state.ts";
 import { CPU_CPU_ID } from "./core/layout.gen.ts";
@@ -39,7 +39,7 @@ import type { CoreFunctions } from "./core-functions.ts";
 import { type Gear, GearedCore } from "./geared-core.ts";
 import { Inspection } from "./inspection.ts";
 import type { MachinePath } from "./machine-path.ts";
-import { type MachineCheck, SEND_ALL, SEND_ALL_BUT_SELF, SEND_SELF } from "./msrs.ts";
+import { SEND_ALL, SEND_ALL_BUT_SELF, SEND_SELF } from "./msrs.ts";
 import { type PuppetRegisters, runPuppet } from "./puppets.ts";
 import { SimulatedCpu } from "./simulated-cpu.ts";
 import { type MachineSnapshot, restoreSnapshot, takeSnapshot } from "./snapshot.ts";

@@ -45,6 +45,8 @@ export class CoreState {
   taskSelector = 0;
   isNmiBlocked = false;
   isNmiPending = false;
+  /** #MC is delivered at the next step: nothing masks it. */
+  isMachineCheckPending = false;
   /** In HLT until an interrupt or NMI is delivered. */
   isHalted = false;
   /** The HLT under way was ended by a delivery. */

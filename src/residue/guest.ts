@@ -1,6 +1,14 @@
 // The guest of the abstract machine: nothing runs, somebody chooses how it leaves. The choice is data, so that an explorer can go
 // through all of them.
-import { EXIT_REASON, INTR_INFO_VALID_MASK, INTR_TYPE_EXT_INTR, INTR_TYPE_NMI_INTR, VECTOR_NMI } from "../hardware/index.ts";
+import {
+  EXIT_REASON,
+  INTR_INFO_VALID_MASK,
+  INTR_TYPE_EXT_INTR,
+  INTR_TYPE_HARD_EXCEPTION,
+  INTR_TYPE_NMI_INTR,
+  VECTOR_MC,
+  VECTOR_NMI,
+} from "../hardware/index.ts";
 
 /** One VM exit: reason and information fields (SDM vol. 3, 29.2), and general registers that the guest changed. */
 export interface GuestExit {
@@ -60,6 +68,11 @@ export function eptViolationExit(guestPhysical: number, qualification: number): 
 
 export function externalInterruptExit(vector: number): GuestExit {
   return { reason: EXIT_REASON.EXTERNAL_INTERRUPT, interruption: (INTR_INFO_VALID_MASK | INTR_TYPE_EXT_INTR | vector) >>> 0 };
+}
+
+/** A machine check in a guest leaves as an exception: the kernel intercepts it. */
+export function machineCheckExit(): GuestExit {
+  return { reason: EXIT_REASON.EXCEPTION_NMI, interruption: (INTR_INFO_VALID_MASK | INTR_TYPE_HARD_EXCEPTION | VECTOR_MC) >>> 0 };
 }
 
 export function nmiExit(): GuestExit {

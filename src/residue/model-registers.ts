@@ -40,7 +40,7 @@ import {
   PRED_CMD_IBPB,
   unsignedFromHalves,
 } from "../hardware/index.ts";
-import { type LocalApic, vmxCapability } from "../platform/index.ts";
+import { type LocalApic, MACHINE_CHECK_RESET, vmxCapability } from "../platform/index.ts";
 import type { CoreState } from "./core-state.ts";
 import type { Labels } from "./labels.ts";
 
@@ -60,6 +60,7 @@ type Halves = readonly [low: number, high: number];
 
 /** Plain registers and their values after reset. FEAT_CTL: locked, VMX outside SMX. PAT: SDM vol. 3, 13.12.4. */
 const RESET: ReadonlyMap<number, Halves> = new Map<number, Halves>([
+  ...MACHINE_CHECK_RESET,
   [MSR_IA32_APICBASE, [0xfee00c00, 0]],
   [MSR_IA32_FEAT_CTL, [5, 0]],
   [MSR_IA32_SPEC_CTRL, [0, 0]],

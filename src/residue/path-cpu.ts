@@ -2,6 +2,7 @@
 // switch from one task's path to another's. Everything nested is a root that can be run again from its beginning (law 3).
 import {
   assert,
+  CR4_MCE,
   fail,
   hex,
   LEAVE_SYSRETQ,
@@ -13,6 +14,7 @@ import {
   STUB_RETURN,
   type Stub,
   SUSPEND,
+  VECTOR_MC,
   VECTOR_NMI,
   type VirtAddr,
 } from "../hardware/index.ts";
@@ -63,13 +65,18 @@ export abstract class PathCpu extends RegisterCpu {
 
   protected get isDeliverable(): boolean {
     const { state } = this;
-    if (state.isNmiPending && !state.isNmiBlocked) return true;
+    if (state.isMachineCheckPending || (state.isNmiPending && !state.isNmiBlocked)) return true;
     return (state.rflags & RFLAGS_IF) !== 0 && this.apic.pending(0) >= 0;
   }
 
   /** The vector to deliver now. */
   protected acknowledge(): number {
     const { state } = this;
+    if (state.isMachineCheckPending) {
+      state.isMachineCheckPending = false;
+      assert((state.cr4 & CR4_MCE) !== 0, () => "a machine check without CR4.MCE: the CPU shuts down");
+      return VECTOR_MC;
+    }
     if (state.isNmiPending && !state.isNmiBlocked) {
       state.isNmiPending = false;
       return VECTOR_NMI;

@@ -2,18 +2,25 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
   addVirt,
+  CR4_MCE,
   cpu,
   cr3Root,
   INVPCID_ALL_GLOBAL,
+  MCG_STATUS_MCIP,
+  MCG_STATUS_RIPV,
+  MSR_IA32_MC0_ADDR,
+  MSR_IA32_MCG_STATUS,
   MSR_X2APIC_EOI,
   MSR_X2APIC_SIVR,
   type PhysAddr,
   physAddr,
   type Stub,
+  VECTOR_MC,
+  VECTOR_NMI,
   virtAddr,
 } from "../hardware/index.ts";
 import { bareMachine, type ResidueCpu, type ResidueMachine } from "./index.ts";
-import { type Handlers, IRQ_VECTOR, prepareSecondTask, SCRATCH, setUpTables, smallKernelStubs } from "./small-kernel.ts";
+import { type Handlers, IDT, IRQ_VECTOR, prepareSecondTask, SCRATCH, setUpTables, smallKernelStubs } from "./small-kernel.ts";
 
 const DIRECT_MAP = -0x778000000000;
 const TASK_A = addVirt(SCRATCH, 0x100);
@@ -288,4 +295,26 @@ test("memory goes back to a mark, hash and frame labels included", () => {
   assert.equal(memory.read8(physAddr(0x300001) as PhysAddr), 0);
   memory.startTracking();
   assert.equal(memory.hash(), before, "the difference is what a fresh sum gives");
+});
+
+test("a machine check comes at the next step although interrupts are off, with the error in bank 0", () => {
+  const told: number[] = [];
+  const machine = boot(
+    (m) => {
+      cpu.writeCr4(cpu.readCr4() | CR4_MCE);
+      // The gate of NMIs serves both.
+      cpu.copy(addVirt(IDT, 16 * VECTOR_MC), addVirt(IDT, 16 * VECTOR_NMI), 16);
+      if (cpu.isLive) m.cpu(0).raiseMachineCheck({ errorCode: 0x134, address: 0x123000, isRestartable: true });
+      cpu.storeWord(SCRATCH, 1);
+    },
+    {
+      nmi: () => {
+        told.push(cpu.loadWord(SCRATCH), cpu.readMsr(MSR_IA32_MCG_STATUS), cpu.readMsr(MSR_IA32_MC0_ADDR));
+        cpu.writeMsr(MSR_IA32_MCG_STATUS, 0, 0);
+      },
+    },
+  );
+  machine.run();
+  assert.deepEqual(told, [0, MCG_STATUS_MCIP | MCG_STATUS_RIPV, 0x123000]);
+  assert.equal(word(machine, 0), 1);
 });

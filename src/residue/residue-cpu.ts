@@ -1,6 +1,7 @@
 // One logical CPU of the abstract machine: what the machine and explorers do with it (turns, interrupts, suspension, snapshots), what
 // happens at each step, and guests.
 import {
+  assert,
   type CpuId,
   type CpuModel,
   fail,
@@ -21,9 +22,9 @@ import {
   VMCS,
   VMX_SUCCEED,
 } from "../hardware/index.ts";
-import type { LocalApicState } from "../platform/index.ts";
+import { type LocalApicState, logMachineCheck, type MachineCheck } from "../platform/index.ts";
 import { CoreState, RSP } from "./core-state.ts";
-import { externalInterruptExit, type GuestExit, nmiExit } from "./guest.ts";
+import { externalInterruptExit, type GuestExit, machineCheckExit, nmiExit } from "./guest.ts";
 import { Labels } from "./labels.ts";
 import { PathCpu } from "./path-cpu.ts";
 import type { ResidueHost } from "./residue-host.ts";
@@ -86,6 +87,13 @@ export class ResidueCpu extends PathCpu {
     this.attend();
   }
 
+  /** An uncorrected error hits this CPU: it is in bank 0, and #MC comes at the next step. */
+  raiseMachineCheck(event: MachineCheck): void {
+    assert(logMachineCheck(this.state.msrs, event), () => `cpu ${this.id}: a machine check while one is handled: the CPU shuts down`);
+    this.state.isMachineCheckPending = true;
+    this.attend();
+  }
+
   /** Suspends the running path at its next live step: its stack is dropped, its log stays. */
   suspendAtNextStep(): void {
     this.wantsSuspension = true;
@@ -106,7 +114,8 @@ export class ResidueCpu extends PathCpu {
   get canRun(): boolean {
     if (this.state.activity === "parked") return false;
     this.collect();
-    if (this.state.isInGuest) return this.apic.pending(0) >= 0 || (this.state.isNmiPending && !this.state.isNmiBlocked);
+    if (this.state.isInGuest)
+      return this.state.isMachineCheckPending || this.apic.pending(0) >= 0 || (this.state.isNmiPending && !this.state.isNmiBlocked);
     return !this.state.isHalted || this.isDeliverable;
   }
 
@@ -265,6 +274,11 @@ export class ResidueCpu extends PathCpu {
     this.hook?.beforeEntry(this, "guest");
     this.labels.executed(this.host.contextLabel(this.id, true));
     this.collect();
+    if (state.isMachineCheckPending) {
+      state.isMachineCheckPending = false;
+      this.exitGuest(machineCheckExit());
+      return VMX_SUCCEED;
+    }
     if (state.isNmiPending && !state.isNmiBlocked) {
       state.isNmiPending = false;
       state.isNmiBlocked = true;

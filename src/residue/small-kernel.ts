@@ -7,7 +7,7 @@ const DIRECT_MAP = -0x778000000000;
 export const SCRATCH = virtAddr(DIRECT_MAP + 0x2000000);
 const GDT = virtAddr(DIRECT_MAP + 0x2100000);
 const TSS = virtAddr(DIRECT_MAP + 0x2101000);
-const IDT = virtAddr(DIRECT_MAP + 0x2102000);
+export const IDT = virtAddr(DIRECT_MAP + 0x2102000);
 const NMI_STACK = DIRECT_MAP + 0x2110000;
 const SECOND_STACK = DIRECT_MAP + 0x2120000;
 
