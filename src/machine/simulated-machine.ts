@@ -197,9 +197,15 @@ export class SimulatedMachine implements Board {
     for (const cpu of this.cpus) {
       if (cpu.id === of.id) continue;
       if (cpu.isOnline) end = Math.min(end, cpu.wakeTime + this.quantum(cpu.id, of.id));
-      else end = Math.min(end, of.now + MAILBOX_QUANTUM);
+      else end = Math.min(end, this.nextActivity(of) + MAILBOX_QUANTUM);
     }
     return end;
+  }
+
+  /** When `of` next does something: a turn that ended before would be for nothing, again and again. */
+  private nextActivity(of: { readonly id: number; readonly now: number }): number {
+    const wakeTime = this.cpus[of.id]?.wakeTime ?? of.now;
+    return wakeTime < Number.POSITIVE_INFINITY ? Math.max(of.now, wakeTime) : of.now;
   }
 
   private quantum(one: number, other: number): number {

@@ -5,7 +5,6 @@ import {
   addVirt,
   assert,
   BOOT_CPUS,
-  BOOT_WAKEUP_MAILBOX,
   cpu,
   EFER_SCE,
   high32,
@@ -32,7 +31,6 @@ import {
   VECTOR_DF,
   VECTOR_MC,
   VECTOR_NMI,
-  type VirtAddr,
   virtual,
 } from "../../hardware/index.ts";
 import { asiGlobalInit, asiGlobalInitPgd } from "../asi/asi-global.ts";
@@ -73,7 +71,7 @@ import {
 import { loadSwapperPgDir, mmCoreInit, setupArchMemory } from "../mm/boot-memory.ts";
 import { freeInitmem } from "../mm/init-memory.ts";
 import { va } from "../mm/layout.ts";
-import { nrCpuIds, onlineCpus, perCpuBase, setCpuOnline, setupPerCpuAreas } from "../mm/percpu.ts";
+import { nrCpuIds, perCpuBase, setCpuOnline, setupPerCpuAreas } from "../mm/percpu.ts";
 import { pokingInit } from "../mm/text-poke.ts";
 import { initializeTlbstateAndFlush } from "../mm/tlb.ts";
 import { reserveCrashkernel } from "../power/kexec-image.ts";
@@ -84,17 +82,13 @@ import { forkIdle, initBootTask, initTask } from "../sched/task.ts";
 import { TaskStruct, THREAD_SIZE } from "../sched/task-struct.ts";
 import { calibrateTsc, setupTimer } from "../sched/tick.ts";
 import { printk, TRACE_BOOT_DONE, TRACE_PROCESS_NOT_STARTED, trace } from "../trace.ts";
-import { initialStack, SECONDARY_STARTUP_SYMBOL } from "./boot-stubs.ts";
 import { bootCommandLine, commandLineOption, saveCommandLine } from "./command-line.ts";
 import type { KernelConfig } from "./kernel-image.ts";
 import { kernelText, symbolAddress } from "./kernel-text.ts";
+import { startCpu } from "./start-cpu.ts";
 
 /** Software-enable bit of the spurious-vector register. SDM vol. 3, 12.9. */
 const APIC_SOFTWARE_ENABLE = 1 << 8;
-/** ACPI multiprocessor wakeup: command and offsets in the mailbox. */
-const WAKEUP = 1;
-const MAILBOX_APIC_ID = 4;
-const MAILBOX_VECTOR = 8;
 
 /** Kernel: `start_kernel()`. On the image's early tables and stack, interrupts off. Does not return. */
 export function startKernel(config: KernelConfig): void {
@@ -228,16 +222,11 @@ function apicInit(): void {
 
 /** Starts the other CPUs, one after the other (kernel: `smp_init()`, `acpi_wakeup_cpu()`). */
 function smpInit(cpus: number): void {
-  const mailbox: VirtAddr = va(BOOT_WAKEUP_MAILBOX as PhysAddr);
   for (let id = 1; id < cpus; id++) {
     const idle = forkIdle(id);
     assert(!isErr(idle), () => `out of memory at boot: idle task of CPU ${id}`);
     runQueueAt(perCpuBase(id)).idle = idle;
-    cpu.storeWord(initialStack, addVirt(TaskStruct.at(idle).stack, THREAD_SIZE));
-    cpu.store(addVirt(mailbox, MAILBOX_APIC_ID), 4, id);
-    cpu.storeWord(addVirt(mailbox, MAILBOX_VECTOR), symbolAddress(SECONDARY_STARTUP_SYMBOL));
-    cpu.store(mailbox, 2, WAKEUP);
-    while ((onlineCpus() & (1 << id)) === 0) cpu.pause();
+    startCpu(id);
   }
   printk(`smp: Brought up 1 node, ${nrCpuIds()} CPU${cpus === 1 ? "" : "s"}`);
 }

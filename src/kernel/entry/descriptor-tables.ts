@@ -90,6 +90,11 @@ export function loadSp0(top: VirtAddr): void {
 /** Makes and loads this CPU's GDT and TSS (kernel: `cpu_init_exception_handling()`). The page allocator is up. */
 export function cpuInitExceptionHandling(): void {
   const tss = cpuTss.here();
+  // A CPU that comes online again has its stacks already.
+  if (virtual.get(entryStackTop.here()) !== 0) {
+    reloadDescriptorTables();
+    return;
+  }
   ptiMapKernelRange(cpuEntryPage.here(), PAGE_SIZE);
   for (const ist of [IST_INDEX_DF, IST_INDEX_NMI, IST_INDEX_DB, IST_INDEX_MCE]) {
     const top = allocStack();

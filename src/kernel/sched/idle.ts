@@ -1,6 +1,7 @@
 // What a CPU does when there is nothing to do.
 import { cpu, STUB_CLEAR_CPU_BUFFERS } from "../../hardware/index.ts";
 import { cpuBufIdleClear } from "../mitigations/feature-keys.ts";
+import { isCpuDying, playDead } from "../power/play-dead.ts";
 import { needResched, schedule } from "./schedule.ts";
 import { reapDeadTasks } from "./task.ts";
 
@@ -19,6 +20,7 @@ function doIdle(): void {
       cpu.enableInterrupts();
       schedule();
     } else {
+      if (isCpuDying()) playDead();
       if (cpuBufIdleClear.isEnabled()) cpu.callStub(STUB_CLEAR_CPU_BUFFERS);
       // STI takes effect after the next instruction: no interrupt comes between the question and HLT.
       cpu.halt();
