@@ -28,7 +28,10 @@ export function exitToUserModePrepare(isSyscall: boolean, decide?: () => void): 
     if (task.needResched !== 0) {
       // What ran so far is over: when the task goes on, here or on another CPU, none of it is run again.
       cpu.cutPoint(isSyscall ? resumeSyscallExit : resumeInterruptExit);
+      // Step by step what those do: the path may be suspended at any of them. So `decide` is not asked: IRET is always right.
       schedule();
+      exitToUserModePrepare(isSyscall);
+      return;
     }
     cpu.disableInterrupts();
   }

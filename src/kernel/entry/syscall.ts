@@ -3,7 +3,7 @@
 import { ENOSYS } from "../../abi/index.ts";
 import { cpu, ptr } from "../../hardware/index.ts";
 import { asiRelax } from "../asi/asi-transition.ts";
-import { finishSyscall } from "../linux/syscall-sleep.ts";
+import { finishSyscall, SYSCALL_IS_OVER } from "../linux/syscall-sleep.ts";
 import { syscallTable } from "../linux/syscall-table.ts";
 import { current } from "../sched/current.ts";
 import { staticBytes } from "../static-data.ts";
@@ -80,6 +80,7 @@ export function doSyscall64(): void {
  * `syscall_exit_to_user_mode()`). `decide`: how to leave.
  */
 export function syscallExit(result: number, decide?: () => void): void {
+  if (result === SYSCALL_IS_OVER) return;
   if (result !== RESULT_IN_REGS) PtRegs.at(taskPtRegs(current())).rax = result;
   exitToUserModePrepare(true, decide);
 }

@@ -12,6 +12,8 @@ import { vforkWait } from "./vfork.ts";
 
 /** Result of a call that has put the task to sleep and wants to be called again; never seen outside. Kernel: no such number. */
 export const SLEEP = -600;
+/** The system call has ended: nothing follows. Never seen outside. */
+export const SYSCALL_IS_OVER = -601;
 /** Results that the return to user mode turns into a restart or EINTR (kernel: linux/errno.h). */
 export const ERESTARTSYS = -512;
 export const ERESTARTNOHAND = -514;
@@ -20,21 +22,27 @@ export const ERESTARTNOHAND = -514;
 export const RESUME_CALL = 0;
 export const RESUME_VFORK = 1;
 
-/** Sleeps as often as `result` says so (kernel: the loops around schedule() in every blocking call). The last act of a system call. */
+/**
+ * The end of every call of the table: if `result` says so, it sleeps and calls again, and ends the system call itself, as the path does that
+ * goes on from the cut point (kernel: the loops around schedule() in every blocking call). @returns the result; SYSCALL_IS_OVER.
+ */
 export function finishSyscall(result: number): number {
-  let at = result;
-  while (at === SLEEP) {
-    cpu.cutPoint(resumeSyscall);
-    schedule();
-    at = callAgain();
-  }
-  return at;
+  if (result !== SLEEP) return result;
+  cpu.cutPoint(resumeSyscall);
+  resumeSyscall();
+  return SYSCALL_IS_OVER;
 }
 
 /** Root of a path that slept in a system call. */
 function resumeSyscall(): void {
   schedule();
-  syscallExit(finishSyscall(callAgain()));
+  let result = callAgain();
+  while (result === SLEEP) {
+    cpu.cutPoint(resumeSyscall);
+    schedule();
+    result = callAgain();
+  }
+  syscallExit(result);
 }
 
 function callAgain(): number {
