@@ -49,6 +49,14 @@ const FOUND: readonly (readonly [what: string, lines: readonly string[]])[] = [
       '{"slot":2,"action":"copy to kernel","args":[2,1,10]}',
     ],
   ],
+  [
+    "what a task went on with after a switch on its way to user mode was not what its path is run again by",
+    [
+      '{"preset":"cordon","model":"skx","commandLine":"asi=on kvm-intel.vmentry_l1d_flush=never","cpus":2,"memoryMegabytes":64,"processes":4}',
+      '{"slot":1,"action":"yield","args":[]}',
+      '{"slot":1,"action":"yield","args":[],"inject":[{"kind":"suspend","at":96}]}',
+    ],
+  ],
 ];
 
 for (const [what, lines] of FOUND) {
