@@ -76,7 +76,7 @@ test("as posted, a process's training stays when its mm is switched away: S1 and
   // User code without a domain leaves no taints there, so that the switch to another mm derives none (spec 2.5).
   assert.deepEqual(
     report.violations.map(({ injection, violation: { property, structure, owner } }) => [injection, property, structure, owner]),
-      // Of the second process: the first mm is the one for patching text.
+    // Of the second process: the first mm is the one for patching text.
     [
       ["none", "S10", "branch target buffer", "mm 3 (sensitive)"],
       ["none", "S1", "branch target buffer", "mm 3 (sensitive)"],
