@@ -141,12 +141,13 @@ function fileFault(mm: MmPtr, vma: VmaPtr, address: VirtAddr, entry: VirtAddr, a
 
 /**
  * Ground truth: from now on several processes may read the page. What is not sensitive is nobody's secret anyway, and what a guest
- * wrote stays a guest's.
+ * wrote stays a guest's, of whichever of them.
  */
 export function shareOwner(page: PagePtr): void {
   const { flags, owner: label } = Page.at(page);
-  const shared = owner(OWNER_USER, SHARED_BY_PROCESSES, true);
-  if ((flags & PG_SENSITIVE) === 0 || label === shared || ownerKind(label as Owner) === OWNER_GUEST) return; // set by setPageOwner() alone
+  const kind = ownerKind(label as Owner) === OWNER_GUEST ? OWNER_GUEST : OWNER_USER; // set by setPageOwner() alone
+  const shared = owner(kind, SHARED_BY_PROCESSES, true);
+  if ((flags & PG_SENSITIVE) === 0 || label === shared) return;
   setPageOwner(page, shared);
 }
 

@@ -52,8 +52,9 @@ export type VmOwners = ReadonlyMap<number, number>;
 /** Not a stranger's, as `domain` sees it: to the domain of one VM another VM of the same process is one. */
 function belongsTo(label: Owner, { mmNumber, vm }: Domain, vms: VmOwners): boolean {
   const number = ownerNumber(label);
+  if (number === SHARED_BY_PROCESSES) return true;
   if (ownerKind(label) === OWNER_GUEST) return vms.get(number) === mmNumber && (vm === 0 || vm === number);
-  return number === mmNumber || number === SHARED_BY_PROCESSES;
+  return number === mmNumber;
 }
 
 function controlTaint(label: Owner, domain: Domain, vms: VmOwners): number {

@@ -57,6 +57,20 @@ const FOUND: readonly (readonly [what: string, lines: readonly string[]])[] = [
       '{"slot":1,"action":"yield","args":[],"inject":[{"kind":"suspend","at":96}]}',
     ],
   ],
+  [
+    "what a guest had written was a stranger's to the child that its monitor forked",
+    [
+      '{"preset":"cordon","model":"skx","commandLine":"asi=on kvm-intel.vmentry_l1d_flush=never","cpus":1,"memoryMegabytes":56,"processes":4}',
+      '{"slot":2,"action":"mmap","args":[3,3,0]}',
+      '{"slot":2,"action":"fork","args":[8]}',
+      '{"slot":7,"action":"mmap","args":[9,3,3]}',
+      '{"slot":7,"action":"munmap","args":[1,2,11]}',
+      '{"slot":7,"action":"make vm","args":[]}',
+      '{"slot":7,"action":"run guest","args":[4]}',
+      '{"slot":7,"action":"fork","args":[12]}',
+      '{"slot":11,"action":"touch","args":[0,11,0]}',
+    ],
+  ],
 ];
 
 for (const [what, lines] of FOUND) {
