@@ -1,7 +1,7 @@
 // The same reports without a running kernel: what this kernel would say on a CPU model with a command line, what Linux would say there
 // with everything built in, and what isolation stands in for. For the command.
 import { type CpuModel, fail } from "../../hardware/index.ts";
-import { ASI_OPTIONS, type Preset } from "../asi/asi-options.ts";
+import { ASI_OPTIONS, type Preset, unavailableOptions } from "../asi/asi-options.ts";
 import { commandLineOption } from "../boot/command-line.ts";
 import { deriveBugs } from "./cpu-bugs.ts";
 import { CORDON_CONFIG, EVERYTHING_BUILT, type MitigationConfig } from "./mitigation-config.ts";
@@ -81,8 +81,7 @@ export function mitigationReport(options: ReportOptions): MitigationReport {
       hasKvm: here.cpu.has("VMX"),
       hasUserspace: commandLineOption(options.commandLine, "asi_userspace") !== "off",
       flushTaints: optionIsOn("flush_taints", options),
-      coreSched: optionIsOn("core_sched", options),
     }),
-    messages,
+    messages: [...unavailableOptions(options.commandLine), ...messages],
   };
 }

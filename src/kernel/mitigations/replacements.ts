@@ -12,8 +12,6 @@ export interface AsiState {
   readonly hasUserspace: boolean;
   /** Option flush_taints: what is else cleared at every entry and exit follows the taints. */
   readonly flushTaints: boolean;
-  /** Option core_sched: siblings are kept apart. */
-  readonly coreSched: boolean;
 }
 
 export interface Replacement {
@@ -25,7 +23,7 @@ export interface Replacement {
 type Line = readonly [name: string, bug: CpuBug, covered: boolean, how: string, conventional: string | undefined];
 
 /** One entry for each bug that the CPU has and isolation bears on. */
-export function asiReplacements({ cpu, selection }: Reported, asi: AsiState): readonly Replacement[] {
+export function asiReplacements({ cpu, selection, state }: Reported, asi: AsiState): readonly Replacement[] {
   if (!asi.isOn) return [];
   const { choices, features } = selection;
   const both = asi.hasKvm && asi.hasUserspace;
@@ -65,7 +63,8 @@ export function asiReplacements({ cpu, selection }: Reported, asi: AsiState): re
       const also = conventional === undefined ? "" : `; also ${conventional}`;
       return { name, text: `${covered ? "Covered" : "Not covered"}: ${how}${also}` };
     });
-  const siblings = asi.coreSched ? "Covered: core scheduling and pausing of siblings" : "Not covered";
+  // Every line above is about one CPU after another. What two threads of a core have at the same time, no flush at an entry clears.
+  const siblings = state.isSmtActive ? "Not covered: what one leaves in the core's caches and buffers the other may sample" : "None online";
   return cpu.isSmtPossible ? [...found, { name: "siblings", text: siblings }] : found;
 }
 

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { inKernel } from "../../../test/in-kernel.ts";
 import { fail, findCpuModel } from "../../hardware/index.ts";
+import { PRESETS } from "../asi/asi-options.ts";
 import { mitigationReport } from "./host-report.ts";
 import { MITIGATION_FILES } from "./report-files.ts";
 
@@ -50,6 +51,7 @@ for (const model of ["skx", "clx"]) {
     "asi=on mitigations=off",
     "asi=on l1tf=full tsx=on retbleed=off",
     "asi=on cordon.flush_taints=on",
+    "asi=on cordon.core_sched=on",
   ]) {
     test(`the report from outside agrees with the files of a kernel: ${model}, "${commandLine}"`, () => {
       const found = findCpuModel(model) ?? fail("no such model");
@@ -72,4 +74,17 @@ test("the parameter's file can be written", () => {
   const path = "/sys/module/kvm_intel/parameters/vmentry_l1d_flush";
   const { result } = inKernel(() => [MITIGATION_FILES.get(path)?.store?.("never\n"), read(path), read(`${V}/l1tf`)]);
   assert.deepEqual(result, [0, "never\n", "Mitigation: PTE Inversion; VMX: vulnerable, SMT disabled\n"]);
+});
+
+test("siblings: nothing is claimed that does not happen, and asking for it is answered", () => {
+  const model = findCpuModel("skx") ?? fail("no such model");
+  for (const preset of PRESETS) {
+    const { asi, messages } = mitigationReport({ model, commandLine: "asi=on cordon.core_sched=on", preset, isSmt: true });
+    assert.match(asi.find(({ name }) => name === "siblings")?.text ?? "", /^Not covered: /);
+    assert.match(messages.join("\n"), /^cordon\.core_sched=on is not available: /m);
+  }
+  const said = (commandLine: string): readonly string[] =>
+    inKernel(() => 0, { commandLine }).told.lines.filter((line) => line.includes("is not available"));
+  assert.equal(said("asi=on cordon.core_sched=on").length, 1);
+  assert.deepEqual(said("asi=on cordon.core_sched=off"), []);
 });

@@ -2,7 +2,7 @@
 // stands in for, /proc/cpuinfo, and KVM's parameter.
 import { cpu } from "../../hardware/index.ts";
 import { asiClassInitialized } from "../asi/asi-class.ts";
-import { coreSched, flushTaints } from "../asi/asi-options.ts";
+import { flushTaints } from "../asi/asi-options.ts";
 import { asiEnabled } from "../asi/asi-state.ts";
 import { ASI_CLASS_KVM, ASI_CLASS_USERSPACE } from "../asi/asi-struct.ts";
 import { KvmGlobals, kvmGlobals } from "../kvm/kvm-struct.ts";
@@ -38,7 +38,6 @@ function asiText(): string {
     hasKvm: asiClassInitialized(ASI_CLASS_KVM),
     hasUserspace: asiClassInitialized(ASI_CLASS_USERSPACE),
     flushTaints: flushTaints.key.isEnabled(),
-    coreSched: coreSched.key.isEnabled(),
   });
 }
 
