@@ -1,9 +1,11 @@
 // The kernel on two threads of one core: it finds them by CPUID leaf 0xB, both come online, and share what a core has.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { EINVAL, EPERM } from "../src/abi/index.ts";
 import { buildKernelImage } from "../src/kernel/index.ts";
 import { isSmtActive, isSmtPossible } from "../src/kernel/mitigations/cpu-features.ts";
 import { MITIGATION_FILES } from "../src/kernel/mitigations/report-files.ts";
+import { cpuUp } from "../src/kernel/power/non-boot-cpus.ts";
 import { runKernel } from "./kernel-machines.ts";
 
 interface Seen {
@@ -11,6 +13,9 @@ interface Seen {
   readonly isActive: boolean;
   /** What /sys/devices/system/cpu/asi says of siblings. */
   readonly report: string | undefined;
+  readonly control: string | undefined;
+  /** Of bringing CPU 1 up, which is there already or may not be. */
+  readonly up: number;
 }
 
 function siblingsLine(): string | undefined {
@@ -18,17 +23,23 @@ function siblingsLine(): string | undefined {
   return text.split("\n").find((line) => line.startsWith("siblings: "));
 }
 
-function seen(threadsPerCore: number, cpus: number): Seen | undefined {
+function seen(threadsPerCore: number, cpus: number, words = ""): Seen | undefined {
   let found: Seen | undefined;
   const image = buildKernelImage({
     preset: "cordon",
     processes: [],
     puppets: new Map(),
     lateInitcall: () => {
-      found = { isPossible: isSmtPossible(), isActive: isSmtActive(), report: siblingsLine() };
+      found = {
+        isPossible: isSmtPossible(),
+        isActive: isSmtActive(),
+        report: siblingsLine(),
+        control: MITIGATION_FILES.get("/sys/devices/system/cpu/smt/control")?.show(),
+        up: cpuUp(1),
+      };
     },
   });
-  runKernel("simulated, detailed", image, { commandLine: "asi=on", cpus, threadsPerCore, until: () => found !== undefined });
+  runKernel("simulated, detailed", image, { commandLine: `asi=on ${words}`, cpus, threadsPerCore, until: () => found !== undefined });
   return found;
 }
 
@@ -37,7 +48,23 @@ test("two threads of a core are siblings; two cores are not; one thread of a cor
     isPossible: true,
     isActive: true,
     report: "siblings: Not covered: what one leaves in the core's caches and buffers the other may sample",
+    control: "on\n",
+    up: EINVAL,
   });
-  assert.deepEqual(seen(1, 2), { isPossible: false, isActive: false, report: undefined });
-  assert.deepEqual(seen(2, 1), { isPossible: true, isActive: false, report: "siblings: None online" });
+  assert.deepEqual(seen(1, 2), { isPossible: false, isActive: false, report: undefined, control: "notsupported\n", up: EINVAL });
+  assert.deepEqual(seen(2, 1), { isPossible: true, isActive: false, report: "siblings: None online", control: "on\n", up: EINVAL });
+});
+
+for (const [words, control] of [
+  ["nosmt", "off\n"],
+  ["l1tf=full", "off\n"],
+  ["nosmt=force", "forceoff\n"],
+] as const) {
+  test(`with ${words} a core's second thread is not started, and cannot be`, () => {
+    assert.deepEqual(seen(2, 2, words), { isPossible: true, isActive: false, report: "siblings: None online", control, up: EPERM });
+  });
+}
+
+test("nosmt leaves CPUs that are no siblings alone", () => {
+  assert.deepEqual(seen(1, 2, "nosmt")?.up, EINVAL);
 });

@@ -70,7 +70,10 @@ export const ASI_OPTIONS: readonly AsiOption[] = [
 
 /** What was proposed for isolation, may be asked for like the rest, and is not there. */
 const UNAVAILABLE: ReadonlyMap<string, string> = new Map([
-  ["core_sched", "siblings of a core are neither scheduled together nor paused; what one leaves in the core the other may sample"],
+  [
+    "core_sched",
+    "siblings of a core are neither scheduled together nor paused; what one leaves in the core the other may sample (nosmt helps)",
+  ],
 ]);
 
 /** What to say to whoever asks for an option that is not there: silence would pass for protection. */

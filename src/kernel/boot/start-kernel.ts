@@ -68,10 +68,11 @@ import {
   ptiCheckBoottimeDisable,
   selectAsiFlushes,
 } from "../mitigations/select.ts";
+import { cpuBootable } from "../mitigations/smt.ts";
 import { loadSwapperPgDir, mmCoreInit, setupArchMemory } from "../mm/boot-memory.ts";
 import { freeInitmem } from "../mm/init-memory.ts";
 import { va } from "../mm/layout.ts";
-import { nrCpuIds, perCpuBase, setCpuOnline, setupPerCpuAreas } from "../mm/percpu.ts";
+import { perCpuBase, setCpuOnline, setupPerCpuAreas } from "../mm/percpu.ts";
 import { pokingInit } from "../mm/text-poke.ts";
 import { initializeTlbstateAndFlush } from "../mm/tlb.ts";
 import { reserveCrashkernel } from "../power/kexec-image.ts";
@@ -222,11 +223,14 @@ function apicInit(): void {
 
 /** Starts the other CPUs, one after the other (kernel: `smp_init()`, `acpi_wakeup_cpu()`). */
 function smpInit(cpus: number): void {
+  let started = 1;
   for (let id = 1; id < cpus; id++) {
+    if (!cpuBootable(id)) continue;
     const idle = forkIdle(id);
     assert(!isErr(idle), () => `out of memory at boot: idle task of CPU ${id}`);
     runQueueAt(perCpuBase(id)).idle = idle;
     startCpu(id);
+    started++;
   }
-  printk(`smp: Brought up 1 node, ${nrCpuIds()} CPU${cpus === 1 ? "" : "s"}`);
+  printk(`smp: Brought up 1 node, ${started} CPU${started === 1 ? "" : "s"}`);
 }

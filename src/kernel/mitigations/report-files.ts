@@ -10,11 +10,12 @@ import { l1tfVmxMitigation, vmentryL1dFlushGet, vmentryL1dFlushSet } from "../kv
 import { onlineCpus } from "../mm/percpu.ts";
 import type { SyntheticFile, SyntheticFiles } from "../synthetic-file.ts";
 import type { CpuBug } from "./cpu-bugs.ts";
-import { bootCpuHas, bootCpuHasBug, bootCpuHasCapability, type CpuFeature, isSmtActive, isSmtPossible } from "./cpu-features.ts";
+import { bootCpuHas, bootCpuHasBug, bootCpuHasCapability, type CpuFeature, isSmtActive } from "./cpu-features.ts";
 import { ptiFeature } from "./feature-keys.ts";
 import { asiReportText } from "./replacements.ts";
 import { bootCpuFacts } from "./select.ts";
 import { isSelected, keptSelection } from "./selection.ts";
+import { smtControlText } from "./smt.ts";
 import { type Reported, VULNERABILITY_FILES, vulnerabilityText } from "./vulnerabilities.ts";
 
 /** What the reports are made from, in a running kernel. */
@@ -132,7 +133,7 @@ export const MITIGATION_FILES: SyntheticFiles = new Map<string, SyntheticFile>([
   ...VULNERABILITY_FILES.map((name): [string, SyntheticFile] => [`${VULNERABILITIES}/${name}`, vulnerabilityFile(name)]),
   ["/sys/devices/system/cpu/asi", { show: asiText }],
   ["/sys/devices/system/cpu/smt/active", { show: () => (isSmtActive() ? "1\n" : "0\n") }],
-  ["/sys/devices/system/cpu/smt/control", { show: () => (isSmtPossible() ? (isSmtActive() ? "on\n" : "off\n") : "notsupported\n") }],
+  ["/sys/devices/system/cpu/smt/control", { show: smtControlText }],
   [
     "/sys/module/kvm_intel/parameters/vmentry_l1d_flush",
     { show: () => `${vmentryL1dFlushGet()}\n`, store: (text) => vmentryL1dFlushSet(text.trim()) },

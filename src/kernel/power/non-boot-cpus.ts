@@ -1,8 +1,9 @@
 // Taking CPUs offline and back (kernel: kernel/cpu.c). What makes Linux stop the machine for an instant is met here by freezing processes:
 // nobody is woken, placed or moved while a CPU goes.
-import { EBUSY, EINVAL, type Errno } from "../../abi/index.ts";
+import { EBUSY, EINVAL, EPERM, type Errno } from "../../abi/index.ts";
 import { cpu, NULL, type Ptr, u32 } from "../../hardware/index.ts";
 import { startCpu } from "../boot/start-cpu.ts";
+import { cpuBootable } from "../mitigations/smt.ts";
 import { mmdrop, mmgrab } from "../mm/mm.ts";
 import { initMm } from "../mm/mm-struct.ts";
 import { nrCpuIds, onlineCpus, perCpuBase } from "../mm/percpu.ts";
@@ -98,9 +99,10 @@ export function cpuDown(id: number): 0 | Errno {
   return 0;
 }
 
-/** Brings CPU `id` back (kernel: `cpu_up()`). Process context. @returns 0; EINVAL. */
+/** Brings CPU `id` back (kernel: `cpu_up()`). Process context. @returns 0; EINVAL; EPERM: a sibling, and SMT is off. */
 export function cpuUp(id: number): 0 | Errno {
   if (id < 0 || id >= nrCpuIds() || (onlineCpus() & (1 << id)) !== 0) return EINVAL;
+  if (!cpuBootable(id)) return EPERM;
   startCpu(id);
   return 0;
 }
