@@ -1,12 +1,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { inKernel } from "../../../test/in-kernel.ts";
+import { withMm } from "../../../test/mm-fixture.ts";
 import { EEXIST, EINVAL } from "../../abi/index.ts";
-import { NULL, type Ptr } from "../../hardware/index.ts";
+import { cpu, NULL, PAGE_SIZE, PTE_PRESENT, type Ptr } from "../../hardware/index.ts";
 import { ESPFIX_BASE_ADDR } from "../entry/espfix-layout.ts";
-import { VMEMMAP_START } from "../mm/layout.ts";
+import { VMALLOC_START, VMEMMAP_START, va } from "../mm/layout.ts";
 import { mmAlloc, mmput } from "../mm/mm.ts";
 import { Mm } from "../mm/mm-struct.ts";
+import { entryAt } from "../mm/page-table.ts";
+import { vfree, vmalloc } from "../mm/vmalloc.ts";
+import { KERNEL_TEXT_BASE } from "../static-data.ts";
 import { TRACE_WARN, WARN_INIT_NO_CLASS, WARN_POLICY } from "../trace.ts";
 import { asiInitClass, asiUninitClass } from "./asi-class.ts";
 import { asiDestroy, asiInit } from "./asi-domain.ts";
@@ -41,8 +45,9 @@ test("a domain maps what the global nonsensitive tables map, to the same frames,
     const mm = mmAlloc();
     const asi = Asi.at(asiInit(mm, ASI_CLASS_KVM) as Ptr<"asi">);
     const global = Asi.at(ASI_GLOBAL_NONSENSITIVE).pgd;
-    // The last two: what an IRET to a 16-bit stack goes through, and the page array.
-    for (const probe of [asiTaints.here(), currAsi.here(), mm, ASI_GLOBAL_NONSENSITIVE, ESPFIX_BASE_ADDR, VMEMMAP_START]) {
+    // What an IRET to a 16-bit stack goes through, the page array, and the text.
+    const shared = [ESPFIX_BASE_ADDR, VMEMMAP_START, KERNEL_TEXT_BASE];
+    for (const probe of [asiTaints.here(), currAsi.here(), mm, ASI_GLOBAL_NONSENSITIVE, ...shared]) {
       const frame = frameIn(Mm.at(mm).pgd, probe);
       assert.notEqual(frame, undefined);
       assert.notEqual(frameIn(asi.pgd, probe), undefined);
@@ -51,6 +56,22 @@ test("a domain maps what the global nonsensitive tables map, to the same frames,
     asiDestroy(asi.address as Ptr<"asi">);
     mmput(mm);
   });
+});
+
+test("what becomes nonsensitive later is in the domains that are there: the tables below their roots are shared since boot (patch 12)", () => {
+  withMm(
+    () => {
+      const root = Asi.at(ASI_GLOBAL_NONSENSITIVE).pgd;
+      // A domain is a copy of that root: nobody has used vmalloc space yet.
+      const before = cpu.load64(entryAt(va(root), VMALLOC_START, 4));
+      assert.notEqual(before & PTE_PRESENT, 0);
+      const address = vmalloc(PAGE_SIZE);
+      assert.notEqual(frameIn(root, address), undefined);
+      assert.equal(cpu.load64(entryAt(va(root), VMALLOC_START, 4)), before);
+      vfree(address);
+    },
+    { asi: true },
+  );
 });
 
 test("a class that is not initialised has no domains (spec 2.2)", () => {

@@ -146,6 +146,23 @@ test("a switch of mm turns what this mm left into another's, and keeps what the 
   });
 });
 
+test("loading another mm does so: what a guest of the last one left is another mm's (patch 3)", () => {
+  inKernel(() => {
+    withKvmDomain((domain, mm) => {
+      const other = mmAlloc();
+      asiEnter(domain);
+      asiRelax();
+      kthreadUnuseMm();
+      kthreadUseMm(other);
+      assert.equal(asiTaints.get() & ASI_TAINT_GUEST_DATA, 0);
+      assert.equal(asiTaints.get() & ASI_TAINT_OTHER_MM_DATA, ASI_TAINT_OTHER_MM_DATA);
+      kthreadUnuseMm();
+      mmput(other);
+      kthreadUseMm(mm);
+    });
+  });
+});
+
 test("user code without a domain leaves user taints; as posted it leaves none (spec 2.5)", () => {
   const taints = (): number => {
     asiTaints.set(ASI_TAINT_KERNEL_DATA);

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { inKernel, type TraceRecord } from "../../../test/in-kernel.ts";
 import { MACHINES, type MachineName, runKernel } from "../../../test/kernel-machines.ts";
 import { isErr, MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, PROT_READ, PROT_WRITE, SYS } from "../../abi/index.ts";
-import { cpu, NULL, PAGE_SIZE, type PhysAddr, PUPPET_STATE, type Puppet, type VirtAddr, virtAddr } from "../../hardware/index.ts";
+import { cpu, NULL, PAGE_SIZE, type PhysAddr, type Ptr, PUPPET_STATE, type Puppet, type VirtAddr, virtAddr } from "../../hardware/index.ts";
 import { buildKernelImage } from "../boot/kernel-image.ts";
 import { failAlloc } from "../mm/fail-alloc.ts";
 import { va } from "../mm/layout.ts";
@@ -25,8 +25,9 @@ import {
   TRACE_USER_RETURN,
   TRACE_WARN,
 } from "../trace.ts";
-import { asiInit } from "./asi-domain.ts";
-import { asiClassPolicy, asiTaints } from "./asi-state.ts";
+import { asiInitClass } from "./asi-class.ts";
+import { asiDestroy, asiInit } from "./asi-domain.ts";
+import { asiClassPolicy, asiTaints, staticPolicy } from "./asi-state.ts";
 import {
   ASI_CLASS_KVM,
   ASI_CLASS_USERSPACE,
@@ -40,6 +41,7 @@ import {
   AsiTaintPolicy,
 } from "./asi-struct.ts";
 
+const latePolicy = staticPolicy("asi_user_test_policy");
 const ADDRESS = virtAddr(0x5555_0000_0000);
 
 function userEntry(root: PhysAddr, address: VirtAddr): number {
@@ -88,6 +90,23 @@ test("asi_clone_user_pgtbl(): a root entry of the user half appears in the proce
   });
 });
 
+test("__asi_init_user_pgds(): a domain that is made late has what its process has mapped by then (patch 24)", () => {
+  inKernel(
+    () => {
+      const mm = mmAlloc();
+      mapPage(mm);
+      AsiTaintPolicy.at(latePolicy).protectData = ASI_TAINT_KERNEL_DATA;
+      assert.equal(asiInitClass(ASI_CLASS_USERSPACE, latePolicy), 0);
+      const domain = asiInit(mm, ASI_CLASS_USERSPACE);
+      assert.ok(!isErr(domain));
+      assert.equal(userEntry(domainRoot(mm, ASI_CLASS_USERSPACE), ADDRESS), userEntry(Mm.at(mm).pgd, ADDRESS));
+      asiDestroy(domain as Ptr<"asi">); // not an error
+      mmput(mm);
+    },
+    { commandLine: "asi=on asi_userspace=off" },
+  );
+});
+
 test("an mm without memory for its domain is not made, and nothing of it is left (asi_init_mm_state(), patch 25)", () => {
   inKernel(() => {
     mmput(mmAlloc());
@@ -115,6 +134,8 @@ test("an mm without memory for its domain is not made, and nothing of it is left
 
 /** Makes `count` system calls, touches its memory in between, and exits. */
 const CALLS = 5;
+/** Far more than a run has; a process whose memory never comes faults for ever. */
+const EVENTS = 20_000;
 const caller: Puppet = ({ state }) => {
   const at = state.getUint32(0);
   state.setUint32(0, at + 1);
@@ -130,8 +151,9 @@ function runCaller(machine: MachineName, commandLine: string): readonly TraceRec
   });
   const { events } = runKernel(machine, image, {
     commandLine,
-    until: (seen) => seen.some(([event]) => event === TRACE_PROCESS_EXIT),
+    until: (seen) => seen.length > EVENTS || seen.some(([event]) => event === TRACE_PROCESS_EXIT),
   });
+  assert.ok(events.length <= EVENTS, "the process gets on");
   assert.deepEqual(
     events.filter(([event]) => event === TRACE_WARN),
     [],

@@ -8,7 +8,7 @@ import { buildKernelImage } from "../boot/kernel-image.ts";
 import { TRACE_FLUSH, TRACE_WARN, WARNINGS } from "../trace.ts";
 import { type KunitCase, kunitCases, kunitIrqWork, kunitNmi } from "./kunit.ts";
 
-function runCase(machine: MachineName, { run }: KunitCase, cpus: number): void {
+function runCase(machine: MachineName, { run, options = "" }: KunitCase, cpus: number): void {
   const events: TraceRecord[] = [];
   let hasRun = false;
   const image = buildKernelImage({
@@ -24,7 +24,7 @@ function runCase(machine: MachineName, { run }: KunitCase, cpus: number): void {
       hasRun = true;
     },
   });
-  runKernel(machine, image, { commandLine: "asi=on", cpus, events });
+  runKernel(machine, image, { commandLine: `asi=on ${options}`, cpus, events });
   assert.ok(hasRun, "the case ran to its end");
   assert.deepEqual(
     events.filter(([event]) => event === TRACE_WARN).map(([, warning]) => WARNINGS[warning]),

@@ -54,6 +54,7 @@ import {
 import { asiEnter, asiExit, asiInCriticalSection, asiIsRelaxed, asiIsRestricted, asiRelax } from "./asi-transition.ts";
 import { kunitBranchCases } from "./kunit-branches.ts";
 import { kunitMemoryCases } from "./kunit-memory.ts";
+import { kunitMermapCases } from "./kunit-mermap.ts";
 
 /** What a case expects with, and what it asks of the run it is part of. */
 export interface KunitContext {
@@ -66,6 +67,8 @@ export interface KunitCase {
   /** Name in the published suite. */
   readonly name: string;
   readonly run: (context: KunitContext) => void;
+  /** Options of the command line that it needs beside asi=on. */
+  readonly options?: string;
 }
 
 /** What the handlers see and note. */
@@ -378,4 +381,5 @@ export const kunitCases: readonly KunitCase[] = [
   { name: "test_page_alloc_restricted", run: testPageAllocRestricted },
   ...kunitMemoryCases,
   ...kunitBranchCases,
+  ...kunitMermapCases,
 ];
