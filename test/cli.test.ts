@@ -158,7 +158,7 @@ const BAD: readonly { readonly what: string; readonly args: readonly string[]; r
     args: ["run", damaged("outside.elf", { 91: 0x7f })],
     says: /outside\.elf: .*accepted: a static ELF64/,
   },
-  { what: "an unknown CPU", args: ["run", guest("hello"), "--cpu", "i486"], says: /--cpu i486: one of skx, clx is accepted/ },
+  { what: "an unknown CPU", args: ["run", guest("hello"), "--cpu", "i486"], says: /--cpu i486: one of skx, clx, skx-fred is accepted/ },
   { what: "an unknown option", args: ["run", guest("hello"), "--colour"], says: /unknown option '--colour'; accepted: --cpu VALUE/ },
   { what: "an option without its value", args: ["run", guest("hello"), "--cpu"], says: /run: option '--cpu/ },
   {
@@ -174,7 +174,7 @@ const BAD: readonly { readonly what: string; readonly args: readonly string[]; r
     says: /ledger\.json: cannot be written: no such file or folder/,
   },
   { what: "an unknown attack", args: ["attack", "rowhammer"], says: /attack rowhammer: one of l1tf, spectre-v1 is accepted/ },
-  { what: "an unknown model", args: ["cpus", "i486"], says: /cpus i486: one of skx, clx is accepted/ },
+  { what: "an unknown model", args: ["cpus", "i486"], says: /cpus i486: one of skx, clx, skx-fred is accepted/ },
   { what: "a seed that is none", args: ["demo", "--seed", "x"], says: /--seed x: a whole number/ },
 ];
 
