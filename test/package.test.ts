@@ -1,7 +1,7 @@
-// The package as a stranger gets it: `npm pack`, unpacked elsewhere beside its one dependency, gives the command and the library.
+// The package as a stranger gets it: `npm pack`, unpacked elsewhere beside its dependencies, gives the command and the library.
 import { equal, match, ok } from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { after, test } from "node:test";
@@ -22,7 +22,8 @@ test("npm pack gives a package that provides the command and the typed library",
   equal(run("tar", ["xzf", file], elsewhere).status, 0);
   mkdirSync(join(elsewhere, "node_modules"));
   symlinkSync(join(elsewhere, "package"), join(elsewhere, "node_modules", "cordon"));
-  symlinkSync(join(root, "node_modules", "iced-x86"), join(elsewhere, "node_modules", "iced-x86"));
+  const { dependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { dependencies: Record<string, string> };
+  for (const name of Object.keys(dependencies)) symlinkSync(join(root, "node_modules", name), join(elsewhere, "node_modules", name));
 
   ok(!existsSync(join(elsewhere, "package", "dist", "test")), "tests are not shipped");
   const hello = run(process.execPath, ["node_modules/cordon/bin/cordon", "run", "node_modules/cordon/guests/built/hello.elf"], elsewhere);
