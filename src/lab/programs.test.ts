@@ -54,7 +54,9 @@ function endingOf({ stdout, stderr, status }: HostRun): Ending {
 
 function natively(name: string, argv: readonly string[], env: Readonly<Record<string, string>>): Ending {
   const [argv0, ...rest] = argv;
-  const result = spawnSync(join(BUILT, `${name}.elf`), rest, { argv0: argv0 ?? name, env, encoding: "utf8" });
+  // Node would add this variable of its own while coverage is measured.
+  const clean = { ...env, NODE_V8_COVERAGE: undefined };
+  const result = spawnSync(join(BUILT, `${name}.elf`), rest, { argv0: argv0 ?? name, env: clean, encoding: "utf8" });
   return { stdout: result.stdout, stderr: result.stderr, status: result.status ?? -1 };
 }
 
