@@ -11,7 +11,7 @@ import { IRQ_WORK_VECTOR } from "../entry/vectors.ts";
 import { mmAlloc, mmput } from "../mm/mm.ts";
 import type { MmPtr } from "../mm/mm-struct.ts";
 import { perCpuBase } from "../mm/percpu.ts";
-import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread.ts";
+import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread-use-mm.ts";
 import { EXIT_DESTROY, TRACE_ASI_EXIT, TRACE_WARN } from "../trace.ts";
 import { asiDestroy, asiInit } from "./asi-domain.ts";
 import { asiEvict } from "./asi-evict.ts";

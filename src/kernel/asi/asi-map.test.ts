@@ -12,7 +12,7 @@ import { allocPages, freePages, nrFreePages } from "../mm/page-alloc.ts";
 import { pageToPhys } from "../mm/page-struct.ts";
 import { entryAlloc, entryAt, KERNPG_TABLE } from "../mm/page-table.ts";
 import { vfree, vmMapRam } from "../mm/vmalloc.ts";
-import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread.ts";
+import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread-use-mm.ts";
 import { EXIT_REQUESTED } from "../trace.ts";
 import { asiDestroy, asiInit } from "./asi-domain.ts";
 import { asiMap, asiUnmap } from "./asi-map.ts";

@@ -15,7 +15,7 @@ import { pageAddress, pageToPhys } from "../mm/page-struct.ts";
 import { lookupAddress, PAGE_KERNEL, setLeaf } from "../mm/page-table.ts";
 import { flushTlbKernelRange } from "../mm/tlb.ts";
 import { vfree, vmMapRam } from "../mm/vmalloc.ts";
-import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread.ts";
+import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread-use-mm.ts";
 import { EXIT_REQUESTED, TRACE_TLB_KEPT } from "../trace.ts";
 import { asiDestroy, asiInit } from "./asi-domain.ts";
 import { asiMap, asiUnmap } from "./asi-map.ts";

@@ -6,7 +6,7 @@ import { buildCr3, getCurrentCr3Fast } from "../mm/cr3.ts";
 import { mmAlloc, mmput } from "../mm/mm.ts";
 import { Mm, type MmPtr } from "../mm/mm-struct.ts";
 import { loadedMmAsid } from "../mm/tlb-struct.ts";
-import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread.ts";
+import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread-use-mm.ts";
 import {
   EXIT_REQUESTED,
   FLUSH_CONTROL,

@@ -8,7 +8,7 @@ import { mmAlloc, mmput } from "../mm/mm.ts";
 import { Mm, type MmPtr } from "../mm/mm-struct.ts";
 import { allocPages, freePages } from "../mm/page-alloc.ts";
 import { type PagePtr, pageAddress } from "../mm/page-struct.ts";
-import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread.ts";
+import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread-use-mm.ts";
 import { EXIT_REQUESTED } from "../trace.ts";
 import { isMappedIn } from "./asi-map.ts";
 import { ASI_CLASS_USERSPACE, Asi } from "./asi-struct.ts";

@@ -27,7 +27,7 @@ import { allocPages, freePages } from "../mm/page-alloc.ts";
 import { type PagePtr, pageAddress } from "../mm/page-struct.ts";
 import { allocPercpu, freePercpu, nrCpuIds, perCpuBase } from "../mm/percpu.ts";
 import { vfree, vmMapRam } from "../mm/vmalloc.ts";
-import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread.ts";
+import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread-use-mm.ts";
 import { localIrqRestore, localIrqSave } from "../spinlock.ts";
 import { staticStruct } from "../static-data.ts";
 import { EXIT_PAGE_FAULT, EXIT_REQUESTED } from "../trace.ts";

@@ -69,6 +69,7 @@ import {
   selectAsiFlushes,
 } from "../mitigations/select.ts";
 import { cpuBootable } from "../mitigations/smt.ts";
+import { startAsyncFreeWorker } from "../mm/async-free-worker.ts";
 import { loadSwapperPgDir, mmCoreInit, setupArchMemory } from "../mm/boot-memory.ts";
 import { freeInitmem } from "../mm/init-memory.ts";
 import { va } from "../mm/layout.ts";
@@ -137,6 +138,7 @@ export function startKernel(config: KernelConfig): void {
   pokingInit();
   freeInitmem();
   config.lateInitcall?.();
+  startAsyncFreeWorker();
   for (const [index, process] of config.processes.entries()) {
     const failed = startProcess(process);
     if (failed === 0) continue;

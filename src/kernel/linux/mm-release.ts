@@ -1,9 +1,9 @@
 // What a task does when it gives up an address space, by its end or by a new program (kernel/fork.c: mm_release()).
 import { NULL, type Ptr, virtAddr } from "../../hardware/index.ts";
 import { accessOk } from "../mm/layout.ts";
-import { tryToWakeUp } from "../sched/schedule.ts";
 import { tasklistLock, tasklistUnlock } from "../sched/task.ts";
 import { TASK_UNINTERRUPTIBLE, TaskStruct } from "../sched/task-struct.ts";
+import { tryToWakeUp } from "../sched/wake-up.ts";
 import { clearUser } from "./devices.ts";
 import { wakeFutexAt } from "./futex.ts";
 

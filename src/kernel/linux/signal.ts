@@ -24,10 +24,10 @@ import { addVirt, NULL, type Ptr, ptr, type VirtAddr } from "../../hardware/inde
 import { GFP_ATOMIC } from "../mm/gfp.ts";
 import { kfree, kzalloc } from "../mm/slab.ts";
 import { current } from "../sched/current.ts";
-import { kickProcess, tryToWakeUp } from "../sched/schedule.ts";
 import { KSigaction, SighandStruct, SignalStruct, type SigPending, SigQueue } from "../sched/signal-struct.ts";
 import { allThreads, taskComm, tasklistLock, tasklistUnlock } from "../sched/task.ts";
 import { TASK_INTERRUPTIBLE, TASK_UNINTERRUPTIBLE, TaskStruct } from "../sched/task-struct.ts";
+import { kickProcess, tryToWakeUp } from "../sched/wake-up.ts";
 import { printk } from "../trace.ts";
 import { doExit, doGroupExit } from "./exit.ts";
 

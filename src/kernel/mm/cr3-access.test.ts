@@ -11,7 +11,7 @@ import { asiExitTotal } from "../asi/asi-stats.ts";
 import { ASI_CLASS_KVM, ASI_CLASS_USERSPACE, Asi, type AsiClassId } from "../asi/asi-struct.ts";
 import { asiSuspend } from "../asi/asi-suspend.ts";
 import { asiEnter, asiExit, asiIsRestricted, asiRelax } from "../asi/asi-transition.ts";
-import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread.ts";
+import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread-use-mm.ts";
 import {
   EXIT_CR3_ACCESS,
   EXIT_REQUESTED,

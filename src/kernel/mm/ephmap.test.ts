@@ -9,7 +9,7 @@ import { asiDestroy, asiInit } from "../asi/asi-domain.ts";
 import { ASI_CLASS_KVM, ASI_CLASS_USERSPACE, Asi } from "../asi/asi-struct.ts";
 import { asiEnter, asiExit, asiIsRestricted, asiRelax } from "../asi/asi-transition.ts";
 import { buildKernelImage } from "../boot/kernel-image.ts";
-import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread.ts";
+import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread-use-mm.ts";
 import { EXIT_PAGE_FAULT, EXIT_REQUESTED, TRACE_ASI_EXIT, TRACE_WARN } from "../trace.ts";
 import { ephmapInUse, isEphmapAddress } from "./ephmap.ts";
 import { FAIL_FROM_THEN_ON, failAlloc } from "./fail-alloc.ts";

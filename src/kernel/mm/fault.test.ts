@@ -11,7 +11,7 @@ import { asiEnter, asiExit, asiIsRestricted, asiRelax } from "../asi/asi-transit
 import { buildKernelImage } from "../boot/kernel-image.ts";
 import { sendIpi } from "../entry/ipi.ts";
 import { IRQ_WORK_VECTOR } from "../entry/vectors.ts";
-import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread.ts";
+import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread-use-mm.ts";
 import { localIrqRestore, localIrqSave } from "../spinlock.ts";
 import { staticBytes } from "../static-data.ts";
 import {

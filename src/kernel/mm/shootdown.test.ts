@@ -7,7 +7,7 @@ import { addVirt, cpu, NULL, type VirtAddr } from "../../hardware/index.ts";
 import { buildKernelImage } from "../boot/kernel-image.ts";
 import { sendIpi } from "../entry/ipi.ts";
 import { IRQ_WORK_VECTOR } from "../entry/vectors.ts";
-import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread.ts";
+import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread-use-mm.ts";
 import { GFP_KERNEL } from "./gfp.ts";
 import { mmAlloc, mmput } from "./mm.ts";
 import { initMm, Mm, type MmPtr } from "./mm-struct.ts";

@@ -11,7 +11,7 @@ import { asiEnter, asiExit, asiIsRestricted, asiRelax } from "../asi/asi-transit
 import { buildKernelImage } from "../boot/kernel-image.ts";
 import { symbolAddress } from "../boot/kernel-text.ts";
 import { testStaticKey } from "../jump-label.ts";
-import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread.ts";
+import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread-use-mm.ts";
 import { EXIT_REQUESTED, EXIT_SWITCH_MM, TRACE_ASI_EXIT, TRACE_WARN } from "../trace.ts";
 import { getCurrentCr3Fast } from "./cr3.ts";
 import { mmAlloc, mmput } from "./mm.ts";

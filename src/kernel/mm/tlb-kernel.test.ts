@@ -11,7 +11,7 @@ import { asiEnter, asiExit, asiRelax } from "../asi/asi-transition.ts";
 import { buildKernelImage } from "../boot/kernel-image.ts";
 import { sendIpi } from "../entry/ipi.ts";
 import { IRQ_WORK_VECTOR } from "../entry/vectors.ts";
-import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread.ts";
+import { kthreadUnuseMm, kthreadUseMm } from "../sched/kthread-use-mm.ts";
 import { staticBytes } from "../static-data.ts";
 import { EXIT_REQUESTED } from "../trace.ts";
 import { GFP_KERNEL } from "./gfp.ts";

@@ -4,9 +4,10 @@
 import { EBUSY, type Errno } from "../../abi/index.ts";
 import { NULL, type Ptr, u32 } from "../../hardware/index.ts";
 import { current } from "../sched/current.ts";
-import { reschedule, schedule, setCurrentState, wakeUpProcess } from "../sched/schedule.ts";
+import { schedule, setCurrentState } from "../sched/schedule.ts";
 import { allTasks } from "../sched/task.ts";
 import { TASK_RUNNING, TASK_UNINTERRUPTIBLE, TaskStruct } from "../sched/task-struct.ts";
+import { reschedule, wakeUpProcess } from "../sched/wake-up.ts";
 import { staticBytes } from "../static-data.ts";
 
 /** User processes are to stop (kernel: pm_freezing). */

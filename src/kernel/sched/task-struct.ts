@@ -126,7 +126,9 @@ export const TaskStruct = struct("task_struct", {
   setChildTid: word,
   /** Parent that waits in vfork() until this task gives up its mm, or NULL. Under tasklist_lock. */
   vforkParent: pointer("task_struct"),
-  /** Of a kernel thread: number of its function in the table of kthreads, plus 1. */
+  /** Of a kernel thread (kernel: struct kthread): its function's number, and what that was given. */
   kthread: u32,
+  kthreadShouldStop: u32,
+  kthreadData: word,
 });
 export type TaskStruct = View<typeof TaskStruct>;

@@ -22,6 +22,10 @@ import { PF_IDLE, PF_KTHREAD, TASK_COMM_LEN, TASK_RUNNING, TaskStruct, THREAD_SI
 /** The boot CPU's idle task (kernel: init_task). */
 export const initTask: Ptr<"task_struct"> = staticStruct("init_task", TaskStruct);
 const lastPid = staticBytes("last_pid", 8, 8);
+/** Kernel threads ever made. Their pids lie beyond those of processes, so that the processes of a run count from 1. */
+const lastKthread = staticBytes("last_kthread", 8, 8);
+/** Kernel: PID_MAX_LIMIT. */
+const PID_MAX_LIMIT = 0x400000;
 /** Kernel: tasklist_lock, and every siglock. */
 const tasklist = staticBytes("tasklist_lock", 4, 4);
 /** Dead tasks whose memory is still there: freeing a stack waits for other CPUs, which a task switch cannot. */
@@ -124,12 +128,27 @@ export function discardTask(task: Ptr<"task_struct">): void {
   kfree(task);
 }
 
+/** Gives a kernel thread a pid and puts it in the list of all. Under tasklist_lock. */
+export function attachKernelThread(pointer: Ptr<"task_struct">): void {
+  const task = TaskStruct.at(pointer);
+  const made = word.get(lastKthread) + 1;
+  word.set(lastKthread, made);
+  task.pid = PID_MAX_LIMIT + made;
+  task.tgid = task.pid;
+  linkTask(pointer);
+}
+
 /** Gives the task a pid and puts it in the list of all. Under tasklist_lock. */
 export function attachTask(pointer: Ptr<"task_struct">): void {
   const task = TaskStruct.at(pointer);
   task.pid = word.get(lastPid) + 1;
   word.set(lastPid, task.pid);
   task.tgid = task.groupLeader === pointer ? task.pid : TaskStruct.at(task.groupLeader).tgid;
+  linkTask(pointer);
+}
+
+function linkTask(pointer: Ptr<"task_struct">): void {
+  const task = TaskStruct.at(pointer);
   const init = TaskStruct.at(initTask);
   task.tasksNext = init.tasksNext;
   init.tasksNext = pointer;

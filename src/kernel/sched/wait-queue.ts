@@ -3,9 +3,10 @@
 import { NULL, type Ptr, ptr, type VirtAddr } from "../../hardware/index.ts";
 import { spinLock, spinUnlock } from "../spinlock.ts";
 import { current } from "./current.ts";
-import { schedule, wakeUpProcess } from "./schedule.ts";
+import { schedule } from "./schedule.ts";
 import { TASK_RUNNING, TASK_UNINTERRUPTIBLE, TaskStruct } from "./task-struct.ts";
 import { WaitQueueHead } from "./wait-queue-struct.ts";
+import { wakeUpProcess } from "./wake-up.ts";
 
 function headOf(queue: VirtAddr): WaitQueueHead {
   return WaitQueueHead.at(ptr<"wait_queue_head">(queue));
