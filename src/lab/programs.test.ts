@@ -105,6 +105,19 @@ for (const commandLine of ["asi=on", "asi=off pti=on"]) {
   });
 }
 
+for (const commandLine of ["asi=on", "asi=off pti=on"]) {
+  test(`every return to user mode is judged, from signal handlers and from 32-bit code too (${commandLine})`, () => {
+    for (const [name, status] of [
+      ["signals", 0],
+      ["threads", 0],
+      ["hello32", 32],
+    ] as const) {
+      const result = run(name, { commandLine, check: true });
+      deepEqual([name, result.status, result.violations], [name, status, []]);
+    }
+  });
+}
+
 test("arguments, environment, both outputs and the exit status are the program's", () => {
   const expected = {
     stdout: "hello from hello\nargument 1: one\nargument 2: two words\nenvironment: A=b\nenvironment: C=\n",

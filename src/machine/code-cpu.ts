@@ -75,6 +75,9 @@ const LONGEST_RUN = 10_000_000;
 const NO_ERROR_CODE = -1;
 
 export abstract class CodeCpu extends TurnCpu {
+  /** A kernel path has ended: what its stub leads to may be user mode, which whoever looks on wants to see entered. */
+  private mayReturnToUser = false;
+
   abstract readonly vmxUnit: Vmx;
 
   // ---------------------------------------------------------------- turns
@@ -113,6 +116,7 @@ export abstract class CodeCpu extends TurnCpu {
     assert(!this.path.isReplaying && this.path.depth === 0, () => `cpu ${this.id}: a kernel path ended inside its log: not deterministic`);
     this.hasPath = false;
     this.skipTrap();
+    this.mayReturnToUser = true;
   }
 
   /** A trap inside a stub or a delivery: its handler is nested in the path. */
@@ -224,12 +228,21 @@ export abstract class CodeCpu extends TurnCpu {
         throw SUSPEND;
       }
       const end = canYield ? Math.min(this.turnEnd, this.apic.nextArrival) : this.apic.nextArrival;
-      const exit = this.runCore(Math.min(Math.max(1, end - this.now), LONGEST_RUN));
+      const isWatched = kind === ROOT && this.mayReturnToUser && this.board.entryHook !== undefined;
+      const exit = isWatched ? this.runCore(1) : this.runCore(Math.min(Math.max(1, end - this.now), LONGEST_RUN));
+      if (isWatched) this.watchReturn();
       if (this.leaveCore(exit, kind, site, stackPointer)) {
         this.rearm();
         return;
       }
     }
+  }
+
+  /** Instruction by instruction to the end of the stub: the first instruction of user mode has not run yet when it is told. */
+  private watchReturn(): void {
+    if (this.fields.low(CPU_CPL) !== 3) return;
+    this.mayReturnToUser = false;
+    this.board.entryHook?.(this, "user");
   }
 
   /** One run of the core for at most `cycles` cycles of simulated time. */

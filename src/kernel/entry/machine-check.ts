@@ -9,11 +9,12 @@ import {
   MSR_IA32_MC0_ADDR,
   MSR_IA32_MC0_STATUS,
   MSR_IA32_MCG_STATUS,
+  ptr,
 } from "../../hardware/index.ts";
 import { forceSig } from "../linux/signal.ts";
 import { printk } from "../trace.ts";
 import { idtentry } from "./idtentry.ts";
-import { userMode } from "./pt-regs.ts";
+import { PtRegs, userMode } from "./pt-regs.ts";
 
 /** Kernel: SIGBUS, and si_code BUS_MCEERR_AR: the access that failed was the program's. */
 const SIGBUS = 7;
@@ -24,8 +25,12 @@ export function mcheckCpuInit(): void {
   cpu.writeCr4(cpu.readCr4() | CR4_MCE);
 }
 
-/** Kernel: `exc_machine_check()`, `do_machine_check()`. */
-export const excMachineCheck = idtentry((regs) => {
+/** Another one may come from here on; until here it shuts the processor down. SDM vol. 3, 17.3.1.2. */
+function machineCheckOver(): void {
+  cpu.writeMsr(MSR_IA32_MCG_STATUS, 0, 0);
+}
+
+const machineCheck = idtentry((regs) => {
   const canGoOn = (cpu.readMsr(MSR_IA32_MCG_STATUS) & MCG_STATUS_RIPV) !== 0;
   const code = cpu.readMsr(MSR_IA32_MC0_STATUS) & 0xffff;
   const low = cpu.readMsr(MSR_IA32_MC0_ADDR);
@@ -34,6 +39,16 @@ export const excMachineCheck = idtentry((regs) => {
   if (!canGoOn && !userMode(regs)) fail(`kernel panic: fatal machine check: RIP ${hex(regs.rip)}, address ${hex(address)}`);
   if (!canGoOn) forceSig(SIGBUS, `machine check at ${hex(regs.rip)}`, { code: BUS_MCEERR_AR, address });
   cpu.writeMsr(MSR_IA32_MC0_STATUS, 0, 0);
-  // Last: with MCIP still set another one shuts the processor down. SDM vol. 3, 17.3.1.2.
-  cpu.writeMsr(MSR_IA32_MCG_STATUS, 0, 0);
+  if (userMode(regs)) machineCheckOver();
 });
+
+/**
+ * Kernel: `exc_machine_check()`, `do_machine_check()`. From the kernel it runs on the stack that the next one begins to use at its top, so
+ * the next may come only when all is done, the way back into a restricted address space with its flushes included (the series left that
+ * behind the point where MCIP is cleared). From user mode it runs on the task's stack, and may not come back.
+ */
+export function excMachineCheck(): void {
+  const isFromUser = userMode(PtRegs.at(ptr<"pt_regs">(cpu.stackPointer())));
+  machineCheck();
+  if (!isFromUser) machineCheckOver();
+}

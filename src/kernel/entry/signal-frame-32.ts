@@ -3,12 +3,12 @@
 import { EFAULT, type Errno, isErr, SA_RESTORER, SIGINFO_BYTES, SIGSEGV, SS_DISABLE, SS_ONSTACK } from "../../abi/index.ts";
 import { addVirt, cpu, hex, RFLAGS_DF, RFLAGS_TF, type VirtAddr } from "../../hardware/index.ts";
 import { type DeliveredSignal, forceSig, setBlocked, sigmaskToSave } from "../linux/signal.ts";
+import { RESULT_IN_REGS } from "../linux/syscall-results.ts";
 import { giveUserBytes, withUserBytes } from "../linux/user-arguments.ts";
 import { current } from "../sched/current.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
 import { PtRegs, taskPtRegs } from "./pt-regs.ts";
 import { FIX_EFLAGS, frameTop, isOffSigStack, isOnSigStack, restoreAltstack, storeSiginfo } from "./signal-frame.ts";
-import { RESULT_IN_REGS } from "./syscall.ts";
 import { vdso32SigreturnAddress } from "./vdso-32.ts";
 import { __USER_DS, __USER32_CS } from "./vectors.ts";
 

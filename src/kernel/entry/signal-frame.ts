@@ -3,13 +3,13 @@
 import { EFAULT, type Errno, isErr, SA_ONSTACK, SA_RESTORER, SIGINFO_BYTES, SIGSEGV, SS_DISABLE, SS_ONSTACK } from "../../abi/index.ts";
 import { addVirt, cpu, hex, RFLAGS_DF, RFLAGS_TF, type VirtAddr } from "../../hardware/index.ts";
 import { type DeliveredSignal, forceSig, setBlocked, sigmaskToSave } from "../linux/signal.ts";
+import { RESULT_IN_REGS } from "../linux/syscall-results.ts";
 import { giveUserBytes, withUserBytes } from "../linux/user-arguments.ts";
 import { current } from "../sched/current.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
 import { FPREGS_BYTES, STUB_LOAD_FPREGS, STUB_SAVE_FPREGS } from "./fpu-stubs.ts";
 import { PtRegs, taskPtRegs } from "./pt-regs.ts";
 import { setupRtFrame32 } from "./signal-frame-32.ts";
-import { RESULT_IN_REGS } from "./syscall.ts";
 import { __USER_CS, __USER_DS } from "./vectors.ts";
 
 /** In sa_flags: the action was set by a 32-bit call (kernel: SA_IA32_ABI). */

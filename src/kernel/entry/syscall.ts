@@ -3,7 +3,8 @@
 import { ENOSYS } from "../../abi/index.ts";
 import { cpu, ptr } from "../../hardware/index.ts";
 import { asiRelax } from "../asi/asi-transition.ts";
-import { finishSyscall, SYSCALL_IS_OVER } from "../linux/syscall-sleep.ts";
+import { RESULT_IN_REGS, SYSCALL_IS_OVER } from "../linux/syscall-results.ts";
+import { finishSyscall } from "../linux/syscall-sleep.ts";
 import { syscallTable } from "../linux/syscall-table.ts";
 import { current } from "../sched/current.ts";
 import { staticBytes } from "../static-data.ts";
@@ -20,9 +21,6 @@ const syscallFootprint = staticBytes("syscall_footprint", SYSCALL_TOUCHED_BYTES,
 
 /** In orig_rax, above the number: a call of the 32-bit table (what Linux keeps as TS_COMPAT). */
 export const COMPAT_SYSCALL = 2 ** 32;
-
-/** Result of a call that has set the user's registers itself, RAX too (sigreturn). */
-export const RESULT_IN_REGS = -601;
 
 /** Calls the function of orig_rax with the arguments that it takes: each is a load from pt_regs. May be called again: SLEEP. */
 export function dispatchSyscall(regs: PtRegs, number: number): number {

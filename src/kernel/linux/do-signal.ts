@@ -8,7 +8,7 @@ import { COMPAT_SYSCALL } from "../entry/syscall.ts";
 import { current } from "../sched/current.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
 import { actionOf, type DeliveredSignal, forceSig, getSignal, restoreSavedSigmask, signalDelivered } from "./signal.ts";
-import { ERESTARTNOHAND, ERESTARTSYS } from "./syscall-sleep.ts";
+import { ERESTARTNOHAND, ERESTARTSYS } from "./syscall-results.ts";
 
 /** SYSCALL and INT 0x80 are two bytes. */
 const SYSCALL_INSTRUCTION_BYTES = 2;

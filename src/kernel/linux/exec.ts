@@ -29,7 +29,7 @@ import { buildProgram, type ProgramImage } from "./program-image.ts";
 import { ihold, iput } from "./ramfs.ts";
 import { copySighand } from "./sighand.ts";
 import { flushSignalHandlers, zapOtherThreads } from "./signal.ts";
-import { SLEEP } from "./syscall-sleep.ts";
+import { SLEEP } from "./syscall-results.ts";
 import { userAddress, userText } from "./user-arguments.ts";
 
 /** A program that was loaded, and the file that it came from, with a reference. */

@@ -25,7 +25,8 @@ import { TASK_INTERRUPTIBLE, TaskStruct } from "../sched/task-struct.ts";
 import { wakeUpProcess } from "../sched/wake-up.ts";
 import { spinLock, spinlock, spinUnlock } from "../spinlock.ts";
 import { staticBytes } from "../static-data.ts";
-import { ERESTARTSYS, SLEEP, signalPending } from "./syscall-sleep.ts";
+import { ERESTARTSYS, SLEEP } from "./syscall-results.ts";
+import { signalPending } from "./syscall-sleep.ts";
 import { deadlineOf } from "./time.ts";
 import { userRange, withUserBytes } from "./user-arguments.ts";
 

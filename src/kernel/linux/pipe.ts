@@ -43,7 +43,8 @@ import { spinLock, spinlock, spinUnlock } from "../spinlock.ts";
 import { allocFile, fdInstall, fdTake, fput } from "./file.ts";
 import { FILE_PIPE, File, type FileOperations, type FilePtr } from "./file-struct.ts";
 import { sendSignalToThread } from "./signal.ts";
-import { ERESTARTSYS, SLEEP, signalPending } from "./syscall-sleep.ts";
+import { ERESTARTSYS, SLEEP } from "./syscall-results.ts";
+import { signalPending } from "./syscall-sleep.ts";
 import { giveUserBytes } from "./user-arguments.ts";
 
 /** Kernel: PIPE_DEF_BUFFERS. */

@@ -26,7 +26,8 @@ import { SignalStruct } from "../sched/signal-struct.ts";
 import { allTasks, findTask, putTask, tasklistLock, tasklistUnlock } from "../sched/task.ts";
 import { PF_KTHREAD, TASK_INTERRUPTIBLE, TASK_RUNNING, TaskStruct } from "../sched/task-struct.ts";
 import { actionOf, dropIgnored, sendSignalToThread, sendToGroup, setBlocked } from "./signal.ts";
-import { ERESTARTNOHAND, SLEEP, signalPending } from "./syscall-sleep.ts";
+import { ERESTARTNOHAND, SLEEP } from "./syscall-results.ts";
+import { signalPending } from "./syscall-sleep.ts";
 import { giveUserBytes, withUserBytes } from "./user-arguments.ts";
 
 interface NewAction {

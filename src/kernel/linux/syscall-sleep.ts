@@ -8,15 +8,8 @@ import { current } from "../sched/current.ts";
 import { schedule } from "../sched/schedule.ts";
 import { TASK_RUNNING, TaskStruct } from "../sched/task-struct.ts";
 import { finishWait } from "../sched/wait-queue.ts";
+import { SLEEP, SYSCALL_IS_OVER } from "./syscall-results.ts";
 import { vforkWait } from "./vfork.ts";
-
-/** Result of a call that has put the task to sleep and wants to be called again; never seen outside. Kernel: no such number. */
-export const SLEEP = -600;
-/** The system call has ended: nothing follows. Never seen outside. */
-export const SYSCALL_IS_OVER = -601;
-/** Results that the return to user mode turns into a restart or EINTR (kernel: linux/errno.h). */
-export const ERESTARTSYS = -512;
-export const ERESTARTNOHAND = -514;
 
 /** What a sleeping call goes on with. */
 export const RESUME_CALL = 0;

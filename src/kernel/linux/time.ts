@@ -14,7 +14,8 @@ import { addVirt, cpu } from "../../hardware/index.ts";
 import { current } from "../sched/current.ts";
 import { TASK_INTERRUPTIBLE, TASK_RUNNING, TaskStruct } from "../sched/task-struct.ts";
 import { cyclesToNanoseconds, nanosecondsToCycles } from "../sched/tick.ts";
-import { ERESTARTNOHAND, SLEEP, signalPending } from "./syscall-sleep.ts";
+import { ERESTARTNOHAND, SLEEP } from "./syscall-results.ts";
+import { signalPending } from "./syscall-sleep.ts";
 import { giveUserBytes, withUserBytes } from "./user-arguments.ts";
 
 const NANOSECONDS = 1_000_000_000;

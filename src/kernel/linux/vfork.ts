@@ -4,7 +4,8 @@ import { current } from "../sched/current.ts";
 import { SignalStruct } from "../sched/signal-struct.ts";
 import { allTasks, tasklistLock, tasklistUnlock } from "../sched/task.ts";
 import { TASK_RUNNING, TASK_UNINTERRUPTIBLE, TaskStruct } from "../sched/task-struct.ts";
-import { RESUME_CALL, SLEEP } from "./syscall-sleep.ts";
+import { SLEEP } from "./syscall-results.ts";
+import { RESUME_CALL } from "./syscall-sleep.ts";
 
 function borrower(parent: Ptr<"task_struct">): Ptr<"task_struct"> {
   return allTasks().find((task) => TaskStruct.at(task).vforkParent === parent) ?? NULL;

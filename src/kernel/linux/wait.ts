@@ -10,7 +10,8 @@ import { finishWait, prepareToWait } from "../sched/wait-queue.ts";
 import { clearUser } from "./devices.ts";
 import { finishRelease, isGroupDead, unhash } from "./exit.ts";
 import { kernelBuffer } from "./kernel-buffer.ts";
-import { ERESTARTSYS, SLEEP, signalPending } from "./syscall-sleep.ts";
+import { ERESTARTSYS, SLEEP } from "./syscall-results.ts";
+import { signalPending } from "./syscall-sleep.ts";
 import { userAddress } from "./user-arguments.ts";
 
 /** struct rusage. */
