@@ -107,6 +107,7 @@ export class KvmRunFixture {
   /** Interrupts and NMIs whose handlers ran. */
   delivered = 0;
   private readonly snapshot: MachineSnapshot;
+  private readonly checkerMark: number;
   /** Whether handlers touch sensitive memory in this run. */
   private isSensitive = false;
   private choice: GuestChoice = "HLT";
@@ -161,7 +162,7 @@ export class KvmRunFixture {
     this.monitor = this.cpu.userLabel;
     this.machine.memory.startTracking();
     this.snapshot = this.machine.save();
-    this.check.checker.mark();
+    this.checkerMark = this.check.checker.mark();
   }
 
   get cpu(): ResidueCpu {
@@ -172,7 +173,7 @@ export class KvmRunFixture {
   run(choice: GuestChoice, isSensitive: boolean, beforeStep: (step: number) => void): void {
     const { machine, check } = this;
     machine.restore(this.snapshot);
-    check.checker.reset();
+    check.checker.rewind(this.checkerMark);
     this.choice = choice;
     this.isSensitive = isSensitive;
     this.entries = 0;

@@ -24,6 +24,7 @@ import {
   staticObjects,
   VmStruct,
 } from "../../kernel/index.ts";
+import type { Journal } from "./journal.ts";
 import type { KernelView } from "./kernel-view.ts";
 
 const ENTRIES = 512;
@@ -49,9 +50,11 @@ function key(kind: MemoryKind, address: number): string {
 export class Objects {
   private readonly live = new Map<string, Live>();
   private readonly keepsSites: boolean;
+  private readonly journal: Journal;
 
-  constructor(keepsSites: boolean) {
+  constructor(keepsSites: boolean, journal: Journal) {
     this.keepsSites = keepsSites;
+    this.journal = journal;
   }
 
   /** @returns what is wrong with it, or undefined */
@@ -59,22 +62,23 @@ export class Objects {
     const at = key(kind, address);
     const before = this.live.get(at);
     this.live.set(at, { kind, address, bytes, site: this.keepsSites ? allocationSite() : "" });
+    this.journal.changed(() => this.put(at, before));
     return before === undefined ? undefined : `${kind} at ${hex(address)} were handed out twice: ${sizeOf(before)} and ${bytes} bytes`;
   }
 
   /** @returns what is wrong with it, or undefined */
   freed(kind: MemoryKind, address: VirtAddr): string | undefined {
-    return this.live.delete(key(kind, address)) ? undefined : `${kind} at ${hex(address)} were taken back, but not handed out`;
+    const at = key(kind, address);
+    const before = this.live.get(at);
+    if (before === undefined) return `${kind} at ${hex(address)} were taken back, but not handed out`;
+    this.live.delete(at);
+    this.journal.changed(() => this.put(at, before));
+    return undefined;
   }
 
-  /** For going back to a snapshot. */
-  copy(): ReadonlyMap<string, Live> {
-    return new Map(this.live);
-  }
-
-  restore(copy: ReadonlyMap<string, Live>): void {
-    this.live.clear();
-    for (const [at, object] of copy) this.live.set(at, object);
+  private put(at: string, object: Live | undefined): void {
+    if (object === undefined) this.live.delete(at);
+    else this.live.set(at, object);
   }
 
   /** Records and frames of freed areas that wait for a flush together with others: given back, though not yet taken. */

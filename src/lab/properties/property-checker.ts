@@ -20,6 +20,7 @@ import { ASI_CLASS_USERSPACE, PAGE_OFFSET } from "../../kernel/index.ts";
 import { EntryJudge } from "./entry-judge.ts";
 import { type CheckerOptions, Findings, type Occurrence } from "./findings.ts";
 import type { CpuTruth, GroundTruth } from "./ground-truth.ts";
+import { Journal } from "./journal.ts";
 import { KernelView } from "./kernel-view.ts";
 import { auditDomain, auditRoot, frameIn } from "./mapping-audit.ts";
 import { type Census, Objects } from "./objects.ts";
@@ -30,12 +31,12 @@ import { StepJudge } from "./step-judge.ts";
 export class PropertyChecker {
   readonly view: KernelView;
   readonly objects: Objects;
-  private marked: ReturnType<Objects["copy"]> | undefined;
   private readonly truth: GroundTruth;
   private readonly findings: Findings;
   private readonly steps: StepJudge;
   private readonly entries: EntryJudge;
-  private readonly removals = new Removals();
+  private readonly journal = new Journal();
+  private readonly removals = new Removals(this.journal);
   /** VM number to the number of its mm. */
   private readonly vms = new Map<number, number>();
   private readonly users = new Map<number, number>();
@@ -43,10 +44,10 @@ export class PropertyChecker {
   constructor(truth: GroundTruth, options: CheckerOptions = {}) {
     this.truth = truth;
     this.view = new KernelView(truth.memory);
-    this.objects = new Objects(options.keepsSites ?? false);
+    this.objects = new Objects(options.keepsSites ?? false, this.journal);
     this.findings = new Findings(this.view, options);
     this.entries = new EntryJudge(truth, this.view, this.findings, this.vms);
-    this.steps = new StepJudge(truth, this.view, this.findings, this.entries, this.vms);
+    this.steps = new StepJudge(truth, this.view, this.findings, this.entries, this.vms, this.journal);
   }
 
   get violations(): Violation[] {
@@ -57,18 +58,17 @@ export class PropertyChecker {
     return this.findings.occurred;
   }
 
-  /** The machine is saved: `reset()` comes back to here. */
-  mark(): void {
-    this.marked = this.objects.copy();
+  /** What is remembered now, to go back to together with the machine. */
+  mark(): number {
+    return this.journal.position();
   }
 
-  /** Forgets what was found and what is under way on each CPU; the counts of occurrences stay. For going back to a snapshot. */
-  reset(): void {
-    if (this.marked !== undefined) this.objects.restore(this.marked);
+  /** Goes back to `mark` and forgets what was found since and what is under way on each CPU; the counts of occurrences stay. */
+  rewind(mark: number): void {
+    this.journal.goBackTo(mark);
     this.findings.violations.length = 0;
     this.steps.reset();
     this.entries.reset();
-    this.removals.clear();
   }
 
   /** Before every live step. @returns true when ASI is on and the CPU unrestricted: everything is within speculation's reach. */
@@ -180,7 +180,7 @@ export class PropertyChecker {
     const { findings } = this;
     findings.note("S9: a frame was freed");
     const root = (pfn * PAGE_SIZE) as PhysAddr;
-    this.steps.domainRoots.delete(root);
+    this.steps.freed(root);
     for (const cpu of this.truth.cpus) {
       if (cr3Root(cpu.cr3) === root)
         findings.violate("S9", cpu, "CR3", OWNER_NONE, `the root at ${hex(root)} was freed while it is loaded`);

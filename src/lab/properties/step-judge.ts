@@ -16,6 +16,7 @@ import {
 import type { EntryJudge } from "./entry-judge.ts";
 import type { Findings, Occurrence } from "./findings.ts";
 import type { CpuTruth, GroundTruth } from "./ground-truth.ts";
+import type { Journal } from "./journal.ts";
 import { exposedData, refusedReturns, refusedTraining, type VmOwners } from "./judge.ts";
 import { type Domain, type KernelView, type Scan, STAMP_WORDS } from "./kernel-view.ts";
 
@@ -43,9 +44,11 @@ export class StepJudge {
   private readonly vms: VmOwners;
   private readonly cpus = new Map<number, CpuMemory>();
   /** Roots of the domains that were seen and whose root was not freed since. */
-  readonly domainRoots = new Set<PhysAddr>();
+  private readonly domainRoots = new Set<PhysAddr>();
+  private readonly journal: Journal;
 
-  constructor(truth: GroundTruth, view: KernelView, findings: Findings, entries: EntryJudge, vms: VmOwners) {
+  constructor(truth: GroundTruth, view: KernelView, findings: Findings, entries: EntryJudge, vms: VmOwners, journal: Journal) {
+    this.journal = journal;
     this.truth = truth;
     this.view = view;
     this.findings = findings;
@@ -55,6 +58,17 @@ export class StepJudge {
 
   reset(): void {
     this.cpus.clear();
+  }
+
+  /** The frame is no domain's root any more. */
+  freed(root: PhysAddr): void {
+    if (this.domainRoots.delete(root)) this.journal.changed(() => this.domainRoots.add(root));
+  }
+
+  private seen(root: PhysAddr): void {
+    if (this.domainRoots.has(root)) return;
+    this.domainRoots.add(root);
+    this.journal.changed(() => this.domainRoots.delete(root));
   }
 
   /** @returns true when the CPU is unrestricted */
@@ -78,7 +92,7 @@ export class StepJudge {
   private checkCr3(cpu: CpuTruth, scan: Scan, memory: CpuMemory): void {
     const { currAsi: current, mm, domains, restricted } = scan;
     const { findings } = this;
-    for (const domain of domains) this.domainRoots.add(domain.pgd);
+    for (const domain of domains) this.seen(domain.pgd);
     const root = cr3Root(cpu.cr3);
     if (restricted !== undefined) {
       // From one domain straight to another curr_asi is the new one for the few steps until CR3 follows: the window of enter.
