@@ -85,6 +85,16 @@ export function searchDeepening(system: Explorable, limits: SearchLimits): Searc
     if (end === undefined) continue;
     const found = [...round.found.values()].sort(compareFound);
     const depth = end === "memory" ? bound - 1 : bound;
-    return { end, states, executions, depth, partly: [0, 0], found, layers, bytes: states * BYTES_PER_STATE };
+    return {
+      end,
+      states,
+      executions,
+      depth,
+      partly: [0, 0],
+      found,
+      layers,
+      bytes: states * BYTES_PER_STATE,
+      occurred: [...system.occurred()].sort(),
+    };
   }
 }

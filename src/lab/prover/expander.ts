@@ -17,6 +17,8 @@ export interface Successor {
 export interface Expansion {
   readonly successors: readonly Successor[];
   readonly executions: number;
+  /** Situations that came up for the first time. */
+  readonly occurred: readonly string[];
 }
 
 interface Placed {
@@ -34,6 +36,7 @@ export class Expander {
   private readonly place: Placed[] = [];
   /** States that were reported once need not be reported again. */
   private readonly reported = new Visited();
+  private readonly occurred = new Set<string>();
 
   constructor(system: Explorable) {
     this.system = system;
@@ -69,7 +72,9 @@ export class Expander {
       }
       system.rewind(here);
     }
-    return { successors, executions };
+    const occurred = [...system.occurred()].filter((situation) => !this.occurred.has(situation));
+    for (const situation of occurred) this.occurred.add(situation);
+    return { successors, executions, occurred };
   }
 
   private goTo(path: readonly EventCode[]): number {

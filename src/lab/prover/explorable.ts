@@ -28,4 +28,6 @@ export interface Explorable {
   explore(start: number, visit: Visitor): number;
   /** Executes one event and stays in the state that it leads to. */
   run(code: EventCode): Finding | undefined;
+  /** Situations that have come up so far, by name: a proof about something that never happened is none. */
+  occurred(): Iterable<string>;
 }

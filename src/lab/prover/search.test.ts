@@ -44,6 +44,9 @@ class Toy implements Explorable {
     }
     return codes.length;
   }
+  occurred(): Iterable<string> {
+    return this.state[0] === 1 ? ["the first looked"] : [];
+  }
   run(code: EventCode): Finding | undefined {
     const { cpu } = decodeStart(code[0] ?? 0);
     const next: [number, number, number, number] = [...this.state];

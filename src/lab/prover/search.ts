@@ -39,6 +39,8 @@ export interface SearchState {
   readonly depth: number;
   readonly executions: number;
   readonly found: readonly Found[];
+  /** Situations that came up. */
+  readonly occurred: readonly string[];
 }
 
 /** closed: every reachable state; depth: every state up to the bound; found: stopped at a finding; memory, stopped: incomplete. */
@@ -57,6 +59,8 @@ export interface SearchResult {
   readonly layers: readonly number[];
   /** Bytes of tree and visited states at the end. */
   readonly bytes: number;
+  /** Situations that came up, sorted. */
+  readonly occurred: readonly string[];
 }
 
 export interface SearchListener {
@@ -89,6 +93,7 @@ export class Search {
   private executions = 0;
   private readonly found = new Map<string, Found>();
   private readonly layers: number[] = [1];
+  private readonly occurred = new Set<string>();
   private readonly expanders: Expanders;
   private readonly limits: SearchLimits;
 
@@ -132,8 +137,9 @@ export class Search {
         pending.push({ first, end: handedOut, expansion: expanders.expand(paths) });
       }
       const piece = pending.shift() ?? fail("a layer with states but no piece");
-      const { successors, executions } = await piece.expansion;
+      const { successors, executions, occurred } = await piece.expansion;
       this.executions += executions;
+      for (const situation of occurred) this.occurred.add(situation);
       for (const successor of successors) this.takeIn(piece.first, successor);
       this.next = piece.end;
       if (this.tree.bytes + this.visited.bytes > limits.bytes) end = "memory";
@@ -161,7 +167,7 @@ export class Search {
 
   private state(): SearchState {
     const { tree, layerStart, layerEnd, next, depth, executions } = this;
-    return { tree, layerStart, layerEnd, next, depth, executions, found: [...this.found.values()] };
+    return { tree, layerStart, layerEnd, next, depth, executions, found: [...this.found.values()], occurred: [...this.occurred].sort() };
   }
 
   private resume(state: SearchState): void {
@@ -171,6 +177,7 @@ export class Search {
     this.next = state.next;
     this.depth = state.depth;
     this.executions = state.executions;
+    for (const situation of state.occurred) this.occurred.add(situation);
     for (const found of state.found) this.found.set(found.finding.signature, found);
     this.layers.length = 0;
     // Layers are told apart by the depth of their states, which grows with their number.
@@ -193,6 +200,7 @@ export class Search {
       found,
       layers: this.layers,
       bytes: this.tree.bytes + this.visited.bytes,
+      occurred: [...this.occurred].sort(),
     };
   }
 }
