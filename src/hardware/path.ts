@@ -10,19 +10,22 @@ export type PathRoot = () => void;
 /** The one exception that drops the JavaScript stack of a kernel path. Preallocated; thrown and caught by machines alone. */
 export const SUSPEND = new Error("a kernel path was suspended (seen outside a machine's loop: kernel code must not run there)");
 
-interface Nested {
+/** A handler or stub that is active in the path. */
+export interface Nested {
   /** Length of the log when the handler was delivered. */
   readonly at: number;
   readonly root: PathRoot;
+  /** Of an event that was delivered; -1 for a call of a stub, which follows from the log. */
+  readonly vector: number;
 }
 
 export class Path {
   root: PathRoot;
-  private values = new Float64Array(1024);
-  private length = 0;
-  private cursor = 0;
-  private readonly nested: Nested[] = [];
-  private reentered = 0;
+  protected values = new Float64Array(1024);
+  protected length = 0;
+  protected cursor = 0;
+  protected readonly nested: Nested[] = [];
+  protected reentered = 0;
   /** Set while a stub call (for example a guest) was under way when the path was suspended: the call goes on, it does not start anew. */
   isInStub = false;
   /** What follows the last recorded step has not run yet (the path slept in that step, or has not begun). Set by the seam. */
@@ -70,8 +73,8 @@ export class Path {
     return value;
   }
 
-  beginNested(root: PathRoot): void {
-    this.nested.push({ at: this.length, root });
+  beginNested(root: PathRoot, vector = -1): void {
+    this.nested.push({ at: this.length, root, vector });
     this.reentered = this.nested.length;
   }
 
@@ -81,6 +84,11 @@ export class Path {
     assert(next !== undefined, () => "no nested handler to re-enter");
     this.reentered++;
     return next.root;
+  }
+
+  /** Vector of the nested handler that was re-entered last; -1: it is a stub call. */
+  get reenteredVector(): number {
+    return this.nested[this.reentered - 1]?.vector ?? -1;
   }
 
   endNested(): void {
@@ -133,7 +141,7 @@ export class Path {
     this.isBehind = other.isBehind;
   }
 
-  private grow(): void {
+  protected grow(): void {
     const larger = new Float64Array(this.values.length * 2);
     larger.set(this.values);
     this.values = larger;

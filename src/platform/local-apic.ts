@@ -18,28 +18,78 @@ interface Message {
 
 export interface LocalApicState {
   readonly words: Uint32Array;
-  readonly spurious: number;
-  readonly lvtTimer: number;
-  readonly deadline: number;
-  readonly isNmiPending: boolean;
   readonly messages: readonly Message[];
 }
 
+// Words behind IRR and ISR: the spurious-interrupt vector register, the LVT timer entry, whether an NMI came, IA32_TSC_DEADLINE's halves.
+const SPURIOUS = 16;
+const LVT_TIMER = 17;
+const NMI = 18;
+const DEADLINE_LOW = 19;
+const DEADLINE_HIGH = 20;
+export const LOCAL_APIC_WORDS = 21;
+/** High half of a deadline that never comes. */
+const NEVER = 0xffffffff;
+
 export class LocalApic {
-  /** IRR (words 0..7) and ISR (words 8..15), one bit per vector. */
-  private readonly words = new Uint32Array(16);
+  /** IRR (words 0..7) and ISR (words 8..15), one bit per vector; then the other registers. */
+  protected readonly words: Uint32Array;
   private messages: Message[] = [];
+
+  /** `words`: where its registers are kept, all zero. */
+  constructor(words: Uint32Array = new Uint32Array(LOCAL_APIC_WORDS)) {
+    this.words = words;
+    words[SPURIOUS] = SIVR_RESET;
+    words[LVT_TIMER] = LVT_MASKED;
+    words[DEADLINE_HIGH] = NEVER;
+  }
+
+  /** Every change of a register. */
+  protected setWord(index: number, value: number): void {
+    this.words[index] = value;
+  }
+
   /** Spurious-interrupt vector register. */
-  spurious = SIVR_RESET;
+  get spurious(): number {
+    return this.words[SPURIOUS] ?? 0;
+  }
+
+  set spurious(value: number) {
+    this.setWord(SPURIOUS, value);
+  }
+
   /** LVT timer entry: vector, mask, mode. */
-  lvtTimer = LVT_MASKED;
+  get lvtTimer(): number {
+    return this.words[LVT_TIMER] ?? 0;
+  }
+
+  set lvtTimer(value: number) {
+    this.setWord(LVT_TIMER, value);
+  }
+
+  get isNmiPending(): boolean {
+    return this.words[NMI] !== 0;
+  }
+
+  set isNmiPending(value: boolean) {
+    this.setWord(NMI, value ? 1 : 0);
+  }
+
   /** IA32_TSC_DEADLINE; infinity: disarmed. */
-  deadline = Number.POSITIVE_INFINITY;
-  isNmiPending = false;
+  get deadline(): number {
+    const high = this.words[DEADLINE_HIGH] ?? 0;
+    return high === NEVER ? Number.POSITIVE_INFINITY : high * 2 ** 32 + (this.words[DEADLINE_LOW] ?? 0);
+  }
+
+  set deadline(value: number) {
+    const isNever = !Number.isFinite(value);
+    this.setWord(DEADLINE_LOW, isNever ? 0 : value >>> 0);
+    this.setWord(DEADLINE_HIGH, isNever ? NEVER : Math.floor(value / 2 ** 32));
+  }
 
   /** Power-up state; what is on its way is lost. */
   reset(): void {
-    this.words.fill(0);
+    for (let index = 0; index < SPURIOUS; index++) this.setWord(index, 0);
     this.messages = [];
     this.spurious = SIVR_RESET;
     this.lvtTimer = LVT_MASKED;
@@ -85,7 +135,7 @@ export class LocalApic {
   request(vector: number): void {
     if (!this.isEnabled || vector < FIRST_LEGAL_VECTOR) return;
     const word = vector >> 5;
-    this.words[word] = ((this.words[word] ?? 0) | (1 << (vector & 31))) >>> 0;
+    this.setWord(word, ((this.words[word] ?? 0) | (1 << (vector & 31))) >>> 0);
   }
 
   /** The vector that would be delivered now, or -1: the highest request whose class is above the processor priority. */
@@ -101,8 +151,8 @@ export class LocalApic {
   acknowledge(vector: number): void {
     const bit = 1 << (vector & 31);
     const word = vector >> 5;
-    this.words[word] = ((this.words[word] ?? 0) & ~bit) >>> 0;
-    this.words[8 + word] = ((this.words[8 + word] ?? 0) | bit) >>> 0;
+    this.setWord(word, ((this.words[word] ?? 0) & ~bit) >>> 0);
+    this.setWord(8 + word, ((this.words[8 + word] ?? 0) | bit) >>> 0);
   }
 
   /** End of interrupt: the highest vector in service is done. */
@@ -110,7 +160,7 @@ export class LocalApic {
     const vector = this.highest(8);
     if (vector < 0) return;
     const word = 8 + (vector >> 5);
-    this.words[word] = ((this.words[word] ?? 0) & ~(1 << (vector & 31))) >>> 0;
+    this.setWord(word, ((this.words[word] ?? 0) & ~(1 << (vector & 31))) >>> 0);
   }
 
   /** 32 bits of the request register (`index` 0..7). */
@@ -124,22 +174,11 @@ export class LocalApic {
   }
 
   save(): LocalApicState {
-    return {
-      words: this.words.slice(),
-      spurious: this.spurious,
-      lvtTimer: this.lvtTimer,
-      deadline: this.deadline,
-      isNmiPending: this.isNmiPending,
-      messages: [...this.messages],
-    };
+    return { words: this.words.slice(), messages: [...this.messages] };
   }
 
   restore(state: LocalApicState): void {
-    this.words.set(state.words);
-    this.spurious = state.spurious;
-    this.lvtTimer = state.lvtTimer;
-    this.deadline = state.deadline;
-    this.isNmiPending = state.isNmiPending;
+    for (const [index, word] of state.words.entries()) this.setWord(index, word);
     this.messages = [...state.messages];
   }
 

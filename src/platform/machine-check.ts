@@ -28,6 +28,12 @@ type Halves = readonly [low: number, high: number];
 
 const BANKS = 1;
 
+/** Where a CPU keeps the registers. */
+export interface MachineCheckRegisters {
+  get(msr: number): Halves | undefined;
+  set(msr: number, value: Halves): unknown;
+}
+
 /** The registers and their values after reset. */
 export const MACHINE_CHECK_RESET: readonly (readonly [msr: number, value: Halves])[] = [
   [MSR_IA32_MCG_CAP, [BANKS, 0]],
@@ -39,7 +45,7 @@ export const MACHINE_CHECK_RESET: readonly (readonly [msr: number, value: Halves
 ];
 
 /** Logs `event` in the registers. @returns false: another machine check is under way (MCIP), which is a shutdown. */
-export function logMachineCheck(msrs: Map<number, Halves>, event: MachineCheck): boolean {
+export function logMachineCheck(msrs: MachineCheckRegisters, event: MachineCheck): boolean {
   const wasUnderWay = ((msrs.get(MSR_IA32_MCG_STATUS)?.[0] ?? 0) & MCG_STATUS_MCIP) !== 0;
   msrs.set(MSR_IA32_MC0_STATUS, [event.errorCode, (MCI_STATUS_VAL | MCI_STATUS_UC | MCI_STATUS_EN | MCI_STATUS_ADDRV) >>> 0]);
   msrs.set(MSR_IA32_MC0_ADDR, [event.address >>> 0, Math.floor(event.address / 2 ** 32)]);

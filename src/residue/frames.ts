@@ -132,6 +132,6 @@ export function interruptReturn(state: CoreState, linear: LinearAccess): void {
 /** SYSRETQ: RIP from RCX, flags from R11; RSP was loaded by the stub. */
 export function systemReturn(state: CoreState): void {
   state.rip = state.register(RCX) as VirtAddr;
-  state.rflags = ((state.low[R11] ?? 0) & ~(1 << 16)) | RFLAGS_FIXED;
+  state.rflags = (state.registerLow(R11) & ~(1 << 16)) | RFLAGS_FIXED;
   state.cpl = 3;
 }

@@ -4,5 +4,6 @@ export { bootKernel, type KernelFixtureOptions, runInKernel, runOn } from "./ker
 export type { StructureName } from "./labels.ts";
 export { type Access, FETCH, READ, WRITE } from "./mmu.ts";
 export { ResidueCpu, type StepHook } from "./residue-cpu.ts";
-export { type MachineSnapshot, ResidueMachine, type ResidueOptions } from "./residue-machine.ts";
+export { ResidueMachine, type ResidueOptions } from "./residue-machine.ts";
+export type { Mark } from "./tracked-memory.ts";
 export type { Translation } from "./translations.ts";

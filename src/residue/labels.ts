@@ -1,105 +1,118 @@
 // What the structures of a core hold, as labels: whose data may be in L1D and in the fill buffers, whose training in the branch target
 // buffer and the return stack. "May be" is the worst case: nothing leaves a structure but by an operation that clears it.
 import { type CpuModel, hasFeature, OWNER_NONE, type Owner } from "../hardware/index.ts";
+import { combine, type StateHash, wordOfText } from "./state-hash.ts";
+import type { TrackedMemory } from "./tracked-memory.ts";
+import type { Undoable } from "./undo-log.ts";
 
 /** The structures by their names in reports. */
 export type StructureName = "L1D" | "fill buffers" | "branch target buffer" | "return stack";
 
-export class Labels {
-  readonly l1d = new Set<Owner>();
-  readonly fillBuffers = new Set<Owner>();
-  readonly branchTargets = new Set<Owner>();
-  readonly returnStack = new Set<Owner>();
-  /** Counts the changes of any of them. */
+const STRUCTURES: readonly StructureName[] = ["L1D", "fill buffers", "branch target buffer", "return stack"];
+const L1D = 0;
+const FILL_BUFFERS = 1;
+const BRANCH_TARGETS = 2;
+const RETURN_STACK = 3;
+/** `undo`: the whole set is put back, not one label taken out. */
+const WHOLE = 1 << 16;
+const NOBODY: ReadonlySet<Owner> = new Set();
+
+export class Labels implements Undoable {
+  /** Changes whenever any of them does, back as well. */
   changes = 0;
+  private readonly sets: Set<Owner>[] = STRUCTURES.map(() => new Set<Owner>());
   private readonly model: CpuModel;
+  private readonly memory: TrackedMemory;
+  /** First of the places that stand for the structures in the hash. */
+  private readonly place: number;
   private last: Owner = OWNER_NONE;
 
-  constructor(model: CpuModel) {
+  constructor(model: CpuModel, memory: TrackedMemory, cpu: number) {
     this.model = model;
+    this.memory = memory;
+    this.place = combine(wordOfText("labels"), cpu);
   }
 
   /** Data of `label` went through L1D and a fill buffer. */
   touched(label: Owner): void {
     if (label === this.last || label === OWNER_NONE) return;
     this.last = label;
-    this.put(this.l1d, label);
-    this.put(this.fillBuffers, label);
+    this.put(L1D, label);
+    this.put(FILL_BUFFERS, label);
   }
 
-  private put(structure: Set<Owner>, label: Owner): void {
-    const before = structure.size;
-    structure.add(label);
-    if (structure.size !== before) this.changes++;
+  private put(structure: number, label: Owner): void {
+    const set = this.sets[structure];
+    if (set === undefined || set.has(label)) return;
+    set.add(label);
+    this.changes++;
+    const { memory } = this;
+    if (!memory.isTracking) return;
+    memory.log.object(this, structure, label);
+    memory.stateHash.toggle(this.place + structure, label);
+  }
+
+  private clear(structure: number): void {
+    const set = this.sets[structure];
+    if (set === undefined || set.size === 0) return;
+    this.sets[structure] = new Set();
+    this.changes++;
+    this.last = OWNER_NONE;
+    const { memory } = this;
+    if (!memory.isTracking) return;
+    memory.log.object(this, structure | WHOLE, set);
+    for (const label of set) memory.stateHash.toggle(this.place + structure, label);
+  }
+
+  undo(key: number, old: unknown): void {
+    const structure = key & ~WHOLE;
+    this.changes++;
+    this.last = OWNER_NONE;
+    if ((key & WHOLE) !== 0)
+      this.sets[structure] = old as Set<Owner>; // as clear() told it
+    else this.sets[structure]?.delete(old as Owner); // as put() told it
+  }
+
+  /** Adds what all of them hold to `hash`. */
+  addTo(hash: StateHash): void {
+    for (const [structure, set] of this.sets.entries()) for (const label of set) hash.toggle(this.place + structure, label);
   }
 
   /** Code of `label` ran: it trained what it liked and touched its own data. */
   executed(label: Owner): void {
     if (label === OWNER_NONE) return;
-    this.put(this.branchTargets, label);
-    this.put(this.returnStack, label);
+    this.put(BRANCH_TARGETS, label);
+    this.put(RETURN_STACK, label);
     this.touched(label);
   }
 
   /** IA32_PRED_CMD.IBPB. */
   indirectBranchBarrier(): void {
-    this.changes++;
-    this.branchTargets.clear();
-    if (this.model.ibpbClearsReturnStack) this.returnStack.clear();
+    this.clear(BRANCH_TARGETS);
+    if (this.model.ibpbClearsReturnStack) this.clear(RETURN_STACK);
   }
 
   fillReturnStack(): void {
-    this.changes++;
-    this.returnStack.clear();
+    this.clear(RETURN_STACK);
   }
 
   /** IA32_FLUSH_CMD, or reads of 64 KiB. The MSR also overwrites the buffers that MD_CLEAR names (SDM vol. 4, IA32_FLUSH_CMD). */
   flushL1d(isMsr: boolean): void {
-    this.changes++;
-    this.l1d.clear();
-    this.last = OWNER_NONE;
+    this.clear(L1D);
     if (isMsr) this.clearBuffers();
   }
 
   /** VERW, where the microcode has MD_CLEAR. */
   clearBuffers(): void {
-    if (!hasFeature(this.model, "MD_CLEAR")) return;
-    this.changes++;
-    this.fillBuffers.clear();
-    this.last = OWNER_NONE;
+    if (hasFeature(this.model, "MD_CLEAR")) this.clear(FILL_BUFFERS);
+  }
+
+  /** Power is lost. */
+  reset(): void {
+    for (const structure of this.sets.keys()) this.clear(structure);
   }
 
   of(structure: StructureName): ReadonlySet<Owner> {
-    switch (structure) {
-      case "L1D":
-        return this.l1d;
-      case "fill buffers":
-        return this.fillBuffers;
-      case "branch target buffer":
-        return this.branchTargets;
-      case "return stack":
-        return this.returnStack;
-    }
-  }
-
-  copyFrom(other: Labels): void {
-    this.changes++;
-    const pairs = [
-      [this.l1d, other.l1d],
-      [this.fillBuffers, other.fillBuffers],
-      [this.branchTargets, other.branchTargets],
-      [this.returnStack, other.returnStack],
-    ] as const;
-    for (const [mine, theirs] of pairs) {
-      mine.clear();
-      for (const label of theirs) mine.add(label);
-    }
-    this.last = OWNER_NONE;
-  }
-
-  canonical(): string {
-    return [this.l1d, this.fillBuffers, this.branchTargets, this.returnStack]
-      .map((set) => [...set].sort((a, b) => a - b).join(","))
-      .join(";");
+    return this.sets[STRUCTURES.indexOf(structure)] ?? NOBODY;
   }
 }

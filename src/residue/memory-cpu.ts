@@ -28,7 +28,7 @@ const FAULT_LIMIT = 8;
 export abstract class MemoryCpu extends LogicalCpu {
   declare readonly memory: TrackedMemory;
   declare path: ResiduePath;
-  readonly state = new CoreState();
+  readonly state: CoreState;
   readonly labels: Labels;
   readonly mmu: Mmu;
   /** Page faults that were delivered. */
@@ -39,9 +39,10 @@ export abstract class MemoryCpu extends LogicalCpu {
 
   protected constructor(id: CpuId, model: CpuModel, memory: TrackedMemory, observer: Observer) {
     super(id, model, memory, observer);
-    this.labels = new Labels(model);
-    this.mmu = new Mmu(memory, this.state, this.labels);
-    this.path = new ResiduePath();
+    this.state = new CoreState(memory);
+    this.labels = new Labels(model, memory, id);
+    this.mmu = new Mmu(memory, this.state, this.labels, id);
+    this.path = new ResiduePath(memory.log);
     this.linear = {
       readWord: (va) => this.memory.readWord(this.at(va, READ)),
       read32: (va) => this.memory.read32(this.tableEntry(va)),

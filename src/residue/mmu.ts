@@ -50,7 +50,7 @@ function physicalIn(translation: Translation, va: number): number {
 }
 
 export class Mmu {
-  readonly tlb = new Translations();
+  readonly tlb: Translations;
   /** Of the last fault: vector (#PF or #GP) and error code. */
   faultVector = VECTOR_PF;
   faultError = 0;
@@ -60,7 +60,8 @@ export class Mmu {
   private readonly state: CoreState;
   private readonly labels: Labels;
 
-  constructor(memory: TrackedMemory, state: CoreState, labels: Labels) {
+  constructor(memory: TrackedMemory, state: CoreState, labels: Labels, cpu: number) {
+    this.tlb = new Translations(memory, cpu);
     this.memory = memory;
     this.state = state;
     this.labels = labels;
@@ -186,6 +187,7 @@ export class Mmu {
           leaf: at,
           low: wanted,
           madeAt: memory.changes,
+          past: 0,
         };
       }
       if ((low & PTE_ACCESSED) === 0) memory.write32(at, (low | PTE_ACCESSED) >>> 0);

@@ -43,15 +43,17 @@ import {
 import { type LocalApic, MACHINE_CHECK_RESET, vmxCapability } from "../platform/index.ts";
 import type { CoreState } from "./core-state.ts";
 import type { Labels } from "./labels.ts";
+import type { TrackedMemory } from "./tracked-memory.ts";
 
 /** What the registers reach. */
 export interface MsrTarget {
   readonly id: number;
-  readonly now: number;
   readonly model: CpuModel;
   readonly state: CoreState;
+  readonly msrs: ModelRegisters;
   readonly labels: Labels;
   readonly apic: LocalApic;
+  readTime(): number;
   /** Sends an interrupt message to another CPU, or to this one. */
   sendInterrupt(destination: number, vector: number, isNmi: boolean): void;
 }
@@ -81,6 +83,37 @@ const RESET: ReadonlyMap<number, Halves> = new Map<number, Halves>([
   [MSR_TSC_AUX, [0, 0]],
 ]);
 
+const NUMBERS: ReadonlyMap<number, number> = new Map([...RESET.keys()].map((msr, index) => [msr, index]));
+
+/** The plain registers of one CPU, as words that are hashed and go back. */
+export class ModelRegisters {
+  private readonly memory: TrackedMemory;
+  private readonly first: number;
+
+  constructor(memory: TrackedMemory) {
+    this.memory = memory;
+    this.first = memory.reserveRegisters(2 * RESET.size);
+    this.reset();
+  }
+
+  reset(): void {
+    for (const [msr, value] of RESET) this.set(msr, value);
+  }
+
+  get(msr: number): Halves | undefined {
+    const number = NUMBERS.get(msr);
+    if (number === undefined) return undefined;
+    const at = this.first + 2 * number;
+    return [(this.memory.words[at] ?? 0) >>> 0, (this.memory.words[at + 1] ?? 0) >>> 0];
+  }
+
+  set(msr: number, [low, high]: Halves): void {
+    const number = NUMBERS.get(msr) ?? fail(`a register that this CPU does not have: ${hex(msr)}`);
+    this.memory.setRegister(this.first + 2 * number, low);
+    this.memory.setRegister(this.first + 2 * number + 1, high);
+  }
+}
+
 const ICR_MODE_MASK = 0x700;
 
 function archCapabilities(model: CpuModel): number {
@@ -93,8 +126,10 @@ export function readMsr(target: MsrTarget, msr: number): Halves {
   switch (msr) {
     case MSR_EFER:
       return [target.state.efer, 0];
-    case MSR_IA32_TSC:
-      return [target.now >>> 0, Math.floor(target.now / 2 ** 32) >>> 0];
+    case MSR_IA32_TSC: {
+      const time = target.readTime();
+      return [time >>> 0, Math.floor(time / 2 ** 32) >>> 0];
+    }
     case MSR_IA32_ARCH_CAPABILITIES:
       return [archCapabilities(target.model), 0];
     case MSR_X2APIC_ID:
@@ -108,12 +143,7 @@ export function readMsr(target: MsrTarget, msr: number): Halves {
       return Number.isFinite(deadline) ? [deadline >>> 0, Math.floor(deadline / 2 ** 32) >>> 0] : [0, 0];
     }
     default:
-      return (
-        target.state.msrs.get(msr) ??
-        RESET.get(msr) ??
-        vmxCapability(msr) ??
-        fail(`RDMSR of a register that this CPU does not have: ${hex(msr)}`)
-      );
+      return target.msrs.get(msr) ?? vmxCapability(msr) ?? fail(`RDMSR of a register that this CPU does not have: ${hex(msr)}`);
   }
 }
 
@@ -147,6 +177,6 @@ export function writeMsr(target: MsrTarget, msr: number, low: number, high: numb
     }
     default:
       if (!RESET.has(msr)) fail(`WRMSR of a register that this CPU does not have: ${hex(msr)}`);
-      target.state.msrs.set(msr, [low, high]);
+      target.msrs.set(msr, [low, high]);
   }
 }

@@ -22,11 +22,12 @@ import { RCX, RDI, RDX, RSI } from "./core-state.ts";
 import { interruptReturn, pushFrame, systemReturn } from "./frames.ts";
 import { RegisterCpu } from "./register-cpu.ts";
 import { ResiduePath } from "./residue-path.ts";
+import type { Undoable } from "./undo-log.ts";
 
 const PUSHED_BY_CALL = 16;
 const INTERRUPT_VECTOR_LIMIT = 256;
 
-export abstract class PathCpu extends RegisterCpu {
+export abstract class PathCpu extends RegisterCpu implements Undoable {
   /** Result of a stub call or of an invoked vector that came to its end while its path was brought back; the step takes it. */
   protected completed: number | undefined;
 
@@ -36,18 +37,20 @@ export abstract class PathCpu extends RegisterCpu {
     this.enterKernel(this.host.stubAt(this.state.rip) ?? fail(`the gate of vector ${vector} leads to no stub: ${hex(this.state.rip)}`));
   }
 
-  protected enterKernel(stub: Stub): void {
+  /** `argument`: RDI of a CPU's first entry. */
+  protected enterKernel(stub: Stub, argument = 0): void {
     const { state } = this;
     state.activity = "kernel";
     const address = this.host.symbol(stub.symbol);
     if (address !== undefined) state.rip = this.host.trapOf(address);
     const entered = state.rip;
-    this.path.begin(stub, () => {
+    const enter: PathRoot = () => {
       this.running.push(entered);
-      const instruction = stub.effect(state.register(RDI), state.register(RSI), state.register(RDX), state.register(RCX));
+      const instruction = stub.effect(argument, 0, 0, 0);
       this.running.pop();
       this.leave(instruction);
-    });
+    };
+    this.path.begin(stub, enter, argument);
   }
 
   /** The end of an event: IRETQ or SYSRETQ to user mode. */
@@ -55,6 +58,7 @@ export abstract class PathCpu extends RegisterCpu {
     this.returnBy(instruction);
     assert(this.state.cpl === 3, () => `an event ended in kernel mode at ${hex(this.state.rip)}`);
     this.state.activity = "user";
+    this.path.end();
   }
 
   private returnBy(instruction: number): void {
@@ -86,13 +90,20 @@ export abstract class PathCpu extends RegisterCpu {
     return vector;
   }
 
+  /** The step that comes was begun before, when what has just ended was delivered: it was charged and looked at then. */
+  protected isStepKnown = false;
+
   protected finishNested(root: PathRoot): void {
+    const isDelivery = this.path.reenteredVector >= 0;
     root();
     this.path.endNested();
+    if (!isDelivery) return;
+    this.isStepKnown = true;
+    this.attention = true;
   }
 
-  private nest(root: PathRoot): void {
-    this.path.beginNested(root);
+  private nest(root: PathRoot, vector?: number): void {
+    this.path.beginNested(root, vector);
     root();
     this.path.endNested();
   }
@@ -109,7 +120,7 @@ export abstract class PathCpu extends RegisterCpu {
       const instruction = stub.effect(0, 0, 0, 0);
       this.running.pop();
       this.returnBy(instruction);
-    });
+    }, vector);
   }
 
   protected rawCallStub(symbol: string, a0: number, a1: number, a2: number, a3: number): number {
@@ -139,6 +150,7 @@ export abstract class PathCpu extends RegisterCpu {
       this.running.pop();
       this.structuresEffect(symbol);
       this.popReturn();
+      state.forgetScratch();
       this.completed = value;
     });
   }
@@ -210,30 +222,39 @@ export abstract class PathCpu extends RegisterCpu {
     const { sleeping } = this.host;
     const { state } = this;
     this.path.isPastStep = true;
+    state.forgetScratch();
     sleeping.set(prev, this.path);
-    const found = sleeping.get(next);
-    sleeping.delete(next);
+    const found = sleeping.take(next);
     if (found !== undefined && found.sleepStack === state.rsp) {
-      this.path = found;
+      this.setPath(found);
       return;
     }
     const first = this.host.stubAt(state.rip);
     if (first === undefined) fail(`task ${hex(next)} has neither a sleeping path nor a first stub at ${hex(state.rip)}`);
-    this.path = new ResiduePath();
+    this.setPath(new ResiduePath(this.memory.log));
     this.enterKernel(first);
   }
 
+  /** The CPU goes on with another path. */
+  private setPath(path: ResiduePath): void {
+    this.memory.log.object(this, 0, this.path);
+    this.path = path;
+  }
+
+  undo(_key: number, old: unknown): void {
+    this.path = old as ResiduePath; // as setPath() told it
+  }
+
   protected rawForgetPath(task: VirtAddr): void {
-    this.host.sleeping.delete(task);
+    this.host.sleeping.take(task);
   }
 
   protected override rawReadRegister(register: number): number {
-    this.high = this.state.high[register] ?? 0;
-    return this.state.low[register] ?? 0;
+    this.high = this.state.registerHigh(register);
+    return this.state.registerLow(register);
   }
 
   protected override rawWriteRegister(register: number, low: number, high: number): void {
-    this.state.low[register] = low;
-    this.state.high[register] = high;
+    this.state.setRegisterHalves(register, low, high);
   }
 }

@@ -16,22 +16,28 @@ import {
   type VirtAddr,
   type Width,
 } from "../hardware/index.ts";
-import { cpuidOf, LocalApic } from "../platform/index.ts";
-import { CoreState } from "./core-state.ts";
+import { cpuidOf } from "../platform/index.ts";
 import { MemoryCpu } from "./memory-cpu.ts";
-import { readMsr, writeMsr } from "./model-registers.ts";
+import { ModelRegisters, type MsrTarget, readMsr, writeMsr } from "./model-registers.ts";
+import { ResidueApic } from "./residue-apic.ts";
 import type { ResidueHost } from "./residue-host.ts";
 import type { TrackedMemory } from "./tracked-memory.ts";
 import { Vmx } from "./vmx.ts";
 
-export abstract class RegisterCpu extends MemoryCpu {
-  readonly apic = new LocalApic();
+const LVT_VECTOR = 0xff;
+
+export abstract class RegisterCpu extends MemoryCpu implements MsrTarget {
+  readonly apic: ResidueApic;
+  readonly msrs: ModelRegisters;
   readonly virtualization: Vmx;
   protected readonly host: ResidueHost;
 
   protected constructor(id: CpuId, model: CpuModel, memory: TrackedMemory, observer: Observer, host: ResidueHost) {
     super(id, model, memory, observer);
     this.host = host;
+    this.apic = new ResidueApic(memory);
+    this.msrs = new ModelRegisters(memory);
+    this.fired = memory.reserveRegisters(2);
     this.virtualization = new Vmx(memory, this.state, model);
   }
 
@@ -60,26 +66,18 @@ export abstract class RegisterCpu extends MemoryCpu {
   }
 
   protected rawReadMsr(msr: number): number {
-    const [low, high] = readMsr(this.registers, msr);
+    const [low, high] = readMsr(this, msr);
     this.high = high;
     return low;
   }
 
   protected rawWriteMsr(msr: number, low: number, high: number): void {
-    writeMsr(this.registers, msr, low, high);
+    writeMsr(this, msr, low, high);
     this.attend();
   }
 
-  private get registers(): Parameters<typeof readMsr>[0] {
-    return {
-      id: this.id,
-      now: this.now,
-      model: this.model,
-      state: this.state,
-      labels: this.labels,
-      apic: this.apic,
-      sendInterrupt: (destination, vector, isNmi) => this.host.sendInterrupt(destination, vector, isNmi),
-    };
+  sendInterrupt(destination: number, vector: number, isNmi: boolean): void {
+    this.host.sendInterrupt(destination, vector, isNmi);
   }
 
   protected rawInvlpg(va: VirtAddr): void {
@@ -114,18 +112,15 @@ export abstract class RegisterCpu extends MemoryCpu {
     }
     state.rflags |= RFLAGS_IF;
     state.isHalted = true;
+    state.forgetScratch();
     this.attend();
     throw SUSPEND;
   }
 
   /** Forgets everything but memory, general registers apart, whose values belong to the code that runs. */
   reset(): void {
-    const { state } = this;
-    const fresh = new CoreState();
-    fresh.low.set(state.low);
-    fresh.high.set(state.high);
-    fresh.rip = state.rip;
-    state.copyFrom(fresh);
+    this.state.reset();
+    this.msrs.reset();
     this.apic.reset();
     this.mmu.tlb.invalidateAll(true);
   }
@@ -133,15 +128,56 @@ export abstract class RegisterCpu extends MemoryCpu {
   protected rawPark(): never {
     this.reset();
     this.state.activity = "parked";
+    this.state.forgetScratch();
+    this.path.end();
     throw SUSPEND;
   }
 
   protected rawPause(): void {
-    if (this.host.cpuCount > 1) throw SUSPEND;
+    if (this.host.cpuCount === 1) return;
+    this.state.forgetScratch();
+    throw SUSPEND;
   }
 
   protected rawReadTsc(): number {
-    return Math.floor(this.now);
+    return this.readTime();
+  }
+
+  /** Time stands still: steps cost nothing, and timers fire only when they are told to. */
+  protected isFrozen = false;
+  /** First of two words: the time of the timer that fired, which its handler is to read once. */
+  private readonly fired: number;
+
+  /** What the time-stamp counter shows. */
+  readTime(): number {
+    const { words } = this.memory;
+    const time = (words[this.fired + 1] ?? 0) * 2 ** 32 + ((words[this.fired] ?? 0) >>> 0);
+    if (time === 0 || this.apic.isRequested(this.apic.lvtTimer & LVT_VECTOR)) return Math.floor(this.now);
+    this.setFired(0);
+    return time;
+  }
+
+  private setFired(time: number): void {
+    this.memory.setRegister(this.fired, time >>> 0);
+    this.memory.setRegister(this.fired + 1, Math.floor(time / 2 ** 32));
+  }
+
+  /**
+   * An armed timer's interrupt becomes pending, while time stands still: the first read of the time-stamp counter after its delivery shows
+   * the time for which it was armed, all others the time at which everything stopped.
+   */
+  fireTimer(): void {
+    const { apic } = this;
+    const { deadline } = apic;
+    if (!Number.isFinite(deadline)) return;
+    if (this.isFrozen) this.setFired(deadline);
+    apic.collect(deadline);
+    this.attend();
+  }
+
+  /** Of work that is not simulated step by step. */
+  override charge(cost: number): void {
+    if (!this.isFrozen) super.charge(cost);
   }
 
   protected rawCpuid(leaf: number, subleaf: number, register: 0 | 1 | 2 | 3): number {

@@ -4,75 +4,26 @@ import {
   addVirt,
   CR4_MCE,
   cpu,
-  cr3Root,
   INVPCID_ALL_GLOBAL,
   MCG_STATUS_MCIP,
   MCG_STATUS_RIPV,
   MSR_IA32_MC0_ADDR,
   MSR_IA32_MCG_STATUS,
-  MSR_X2APIC_EOI,
-  MSR_X2APIC_SIVR,
   type PhysAddr,
   physAddr,
-  type Stub,
   VECTOR_MC,
   VECTOR_NMI,
   virtAddr,
 } from "../hardware/index.ts";
-import { bareMachine, type ResidueCpu, type ResidueMachine } from "./index.ts";
-import { type Handlers, IDT, IRQ_VECTOR, prepareSecondTask, SCRATCH, setUpTables, smallKernelStubs } from "./small-kernel.ts";
+import { boot, busyMachine, countIrq, countNmi, FAULTING, mapFaulting, TASK_A, TASK_B } from "./busy-machine.ts";
+import type { ResidueCpu, ResidueMachine } from "./index.ts";
+import { IDT, IRQ_VECTOR, prepareSecondTask, SCRATCH } from "./small-kernel.ts";
 
 const DIRECT_MAP = -0x778000000000;
-const TASK_A = addVirt(SCRATCH, 0x100);
-const TASK_B = addVirt(SCRATCH, 0x108);
-const SIVR_ENABLED = 0x1ff;
-/** A page of user addresses that the fault handler maps: PML4 slot 0. */
-const FAULTING = virtAddr(0x7000);
 
 function word(machine: ResidueMachine, offset: number): number {
   return machine.memory.readWord(physAddr(0x2000000 + offset));
 }
-
-/** Boots the small kernel and runs `main` as its first path, until it sleeps. */
-function boot(
-  main: (machine: ResidueMachine) => void,
-  handlers: Partial<Handlers> = {},
-  second: () => void = () => undefined,
-): ResidueMachine {
-  const all: Handlers = { irq: () => undefined, nmi: () => undefined, fault: () => undefined, ...handlers };
-  const holder: { machine?: ResidueMachine } = {};
-  const entry: Stub = {
-    symbol: "bare_entry",
-    effect: () => {
-      const { machine } = holder;
-      assert.ok(machine !== undefined);
-      setUpTables(machine);
-      cpu.writeMsr(MSR_X2APIC_SIVR, SIVR_ENABLED, 0);
-      main(machine);
-      for (;;) cpu.halt();
-    },
-  };
-  const machine = bareMachine({ stubs: smallKernelStubs(all, second), entry });
-  holder.machine = machine;
-  return machine;
-}
-
-const countIrq = (): void => {
-  cpu.storeWord(addVirt(SCRATCH, 8), cpu.loadWord(addVirt(SCRATCH, 8)) + 1);
-  cpu.writeMsr(MSR_X2APIC_EOI, 0, 0);
-};
-const countNmi = (): void => cpu.storeWord(addVirt(SCRATCH, 16), cpu.loadWord(addVirt(SCRATCH, 16)) + 1);
-
-/** Maps FAULTING to the frame of SCRATCH's page by three fresh tables in scratch memory. */
-const mapFaulting = (): void => {
-  const flags = 3;
-  const root = addVirt(virtAddr(DIRECT_MAP), cr3Root(cpu.readCr3()));
-  const tables = [0x2200000, 0x2201000, 0x2202000];
-  cpu.store64(root, (tables[0] ?? 0) | flags, 0);
-  cpu.store64(virtAddr(DIRECT_MAP + (tables[0] ?? 0)), (tables[1] ?? 0) | flags, 0);
-  cpu.store64(virtAddr(DIRECT_MAP + (tables[1] ?? 0)), (tables[2] ?? 0) | flags, 0);
-  cpu.store64(virtAddr(DIRECT_MAP + (tables[2] ?? 0) + 7 * 8), 0x2000000 | flags, 0);
-};
 
 test("an interrupt is delivered at the step after STI, masked before it, and wakes HLT", () => {
   const machine = boot(
@@ -189,33 +140,10 @@ test("a translation that was used stays until it is invalidated", () => {
   assert.deepEqual(seen, [0, 0, 99]);
 });
 
-/** A path with everything in it: stores, a stub, a fault, a per-step interrupt and NMI, and task switches. */
-function busyMachine(): ResidueMachine {
-  return boot(
-    (m) => {
-      prepareSecondTask(m, TASK_B);
-      cpu.enableInterrupts();
-      cpu.storeWord(addVirt(SCRATCH, 0x40), cpu.callStub("double", 21));
-      cpu.switchTo("switch", TASK_A, TASK_B);
-      cpu.storeWord(addVirt(FAULTING, 0x50), 5);
-      if (cpu.isLive) m.cpu(0).raise(IRQ_VECTOR);
-      cpu.storeWord(addVirt(SCRATCH, 0x48), cpu.callStub("double", cpu.loadWord(SCRATCH)));
-      cpu.invokeVector(IRQ_VECTOR);
-      if (cpu.isLive) m.cpu(0).raiseNmi();
-      cpu.storeWord(addVirt(SCRATCH, 0x60), 6);
-    },
-    { irq: countIrq, nmi: countNmi, fault: mapFaulting },
-    () => {
-      cpu.storeWord(addVirt(SCRATCH, 0x58), cpu.callStub("double", 3));
-      cpu.switchTo("switch", TASK_B, TASK_A);
-    },
-  );
-}
-
 test("law 3: a path suspended at each of its steps in turn leaves the same memory", () => {
   const machine = busyMachine();
-  machine.memory.startTracking();
-  const start = machine.save();
+  machine.startTracking();
+  const start = machine.mark();
   let steps = 0;
   machine.cpu(0).setHook({ beforeStep: () => steps++, beforeEntry: () => undefined });
   machine.run();
@@ -226,7 +154,7 @@ test("law 3: a path suspended at each of its steps in turn leaves the same memor
   assert.equal(word(machine, 16), 1, "the NMI came");
   assert.equal(steps, 320);
   for (let at = 0; at < steps; at++) {
-    machine.restore(start);
+    machine.rewind(start);
     let seen = 0;
     machine.cpu(0).setHook({
       beforeStep: (c: ResidueCpu) => {
@@ -258,14 +186,14 @@ test("law 3: what observers are told once is not told again by a path that is br
       cpu.switchTo("switch", TASK_B, TASK_A);
     },
   );
-  machine.memory.startTracking();
-  const start = machine.save();
+  machine.startTracking();
+  const start = machine.mark();
   let steps = 0;
   machine.cpu(0).setHook({ beforeStep: () => steps++, beforeEntry: () => undefined });
   machine.run();
   assert.equal(told, 5);
   for (let at = 0; at < steps; at++) {
-    machine.restore(start);
+    machine.rewind(start);
     told = 0;
     let seen = 0;
     machine.cpu(0).setHook({

@@ -22,15 +22,14 @@ import {
   VMCS,
   VMX_SUCCEED,
 } from "../hardware/index.ts";
-import { type LocalApicState, logMachineCheck, type MachineCheck } from "../platform/index.ts";
-import { CoreState, RSP } from "./core-state.ts";
+import { logMachineCheck, type MachineCheck } from "../platform/index.ts";
+import { RDI } from "./core-state.ts";
 import { externalInterruptExit, type GuestExit, machineCheckExit, nmiExit } from "./guest.ts";
-import { Labels } from "./labels.ts";
 import { PathCpu } from "./path-cpu.ts";
 import type { ResidueHost } from "./residue-host.ts";
 import { ResiduePath } from "./residue-path.ts";
+import { combine } from "./state-hash.ts";
 import type { TrackedMemory } from "./tracked-memory.ts";
-import { Translations } from "./translations.ts";
 import { userStep } from "./user-mode.ts";
 
 /** Looks at every live step, before it; may raise interrupts or suspend the path. */
@@ -40,24 +39,13 @@ export interface StepHook {
   beforeEntry(cpu: ResidueCpu, kind: "user" | "guest"): void;
 }
 
-/** A CPU at the edge of a turn. */
-export interface CpuSnapshot {
-  readonly state: CoreState;
-  readonly labels: Labels;
-  readonly translations: Translations;
-  readonly path: ResiduePath;
-  readonly apic: LocalApicState;
-  readonly now: number;
-  readonly steps: number;
-  readonly faults: number;
-  readonly perCpuBase: VirtAddr;
-}
-
 export class ResidueCpu extends PathCpu {
   /** Live steps since the machine was made. */
   steps = 0;
   private hook: StepHook | undefined;
   private wantsSuspension = false;
+  /** The hook looks at the step that comes. */
+  private isBeforeStep = false;
 
   constructor(id: CpuId, model: CpuModel, memory: TrackedMemory, observer: Observer, host: ResidueHost) {
     super(id, model, memory, observer, host);
@@ -82,6 +70,14 @@ export class ResidueCpu extends PathCpu {
     this.collect();
   }
 
+  /** Steps cost no time from now on, and no timer fires by itself. */
+  freezeTime(now: number): void {
+    this.isFrozen = true;
+    this.now = now;
+    this.stepCost = 0;
+    this.attend();
+  }
+
   raiseNmi(): void {
     this.state.isNmiPending = true;
     this.attend();
@@ -89,7 +85,7 @@ export class ResidueCpu extends PathCpu {
 
   /** An uncorrected error hits this CPU: it is in bank 0, and #MC comes at the next step. */
   raiseMachineCheck(event: MachineCheck): void {
-    assert(logMachineCheck(this.state.msrs, event), () => `cpu ${this.id}: a machine check while one is handled: the CPU shuts down`);
+    assert(logMachineCheck(this.msrs, event), () => `cpu ${this.id}: a machine check while one is handled: the CPU shuts down`);
     this.state.isMachineCheckPending = true;
     this.attend();
   }
@@ -102,7 +98,7 @@ export class ResidueCpu extends PathCpu {
 
   /** Takes in messages and timers that are due, and looks again at what is pending. */
   collect(): void {
-    this.apic.collect(this.now);
+    if (!this.isFrozen) this.apic.collect(this.now);
     if (this.apic.isNmiPending) {
       this.apic.isNmiPending = false;
       this.state.isNmiPending = true;
@@ -119,44 +115,40 @@ export class ResidueCpu extends PathCpu {
     return !this.state.isHalted || this.isDeliverable;
   }
 
-  /** Everything of this CPU that is not in memory, apart from what its path and the machine keep. Not inside a turn. */
-  save(): CpuSnapshot {
-    const state = new CoreState();
-    state.copyFrom(this.state);
-    const labels = new Labels(this.model);
-    labels.copyFrom(this.labels);
-    const translations = new Translations();
-    translations.copyFrom(this.mmu.tlb);
-    const path = new ResiduePath();
-    path.copyFrom(this.path);
-    return {
-      state,
-      labels,
-      translations,
-      path,
-      apic: this.apic.save(),
-      now: this.now,
-      steps: this.steps,
-      faults: this.faults,
-      perCpuBase: this.perCpuBase,
-    };
+  /** What of this CPU only counts, for a mark; everything else goes back by the undo log. */
+  saveCounts(into: number[]): void {
+    // The step before which this is called is counted when it happens.
+    const isInStep = this.isBeforeStep ? 1 : 0;
+    into.push(this.steps - isInStep, this.faults, this.now - isInStep * this.stepCost, this.perCpuBase);
   }
 
-  restore(snapshot: CpuSnapshot): void {
-    this.state.copyFrom(snapshot.state);
-    this.labels.copyFrom(snapshot.labels);
-    this.mmu.tlb.copyFrom(snapshot.translations);
-    this.path = new ResiduePath();
-    this.path.copyFrom(snapshot.path);
-    this.apic.restore(snapshot.apic);
-    this.now = snapshot.now;
-    this.steps = snapshot.steps;
-    this.faults = snapshot.faults;
-    this.perCpuBase = snapshot.perCpuBase;
+  /** The machine went back; `from` holds what saveCounts() pushed, from `at` on. */
+  restoreCounts(from: readonly number[], at: number): void {
+    this.steps = from[at] ?? 0;
+    this.faults = from[at + 1] ?? 0;
+    this.now = from[at + 2] ?? 0;
+    this.perCpuBase = (from[at + 3] ?? 0) as VirtAddr; // as it was pushed
     this.wantsSuspension = false;
+    this.isBeforeStep = false;
+    this.isStepKnown = false;
     this.completed = undefined;
     this.running.length = 0;
+    this.mmu.tlb.dropFront();
     this.attend();
+  }
+
+  /** Only from a hook, which has seen enough: the turn ends here, and the machine is to be taken back to a mark. */
+  abandon(): never {
+    throw SUSPEND;
+  }
+
+  /** What of the state is in no other hash: the path, unless nothing of it counts. */
+  get pathLow(): number {
+    return this.state.activity === "kernel" ? combine(this.path.low, this.id) : 0;
+  }
+
+  get pathHigh(): number {
+    return this.state.activity === "kernel" ? combine(this.id + 1, this.path.high) : 0;
   }
 
   /** One turn: kernel code until its path sleeps or its event ends; user code for one instruction. */
@@ -170,23 +162,23 @@ export class ResidueCpu extends PathCpu {
   /** Runs `root` as a path of its own, in kernel mode at the present stack, and puts the present path back. Must not sleep. */
   runAside(root: PathRoot): void {
     const { path, state } = this;
-    const saved = new CoreState();
-    saved.copyFrom(state);
+    const { rsp, rip } = state;
     setAmbientCpu(this);
-    this.path = new ResiduePath();
+    this.path = new ResiduePath(this.memory.log);
     this.path.restart(root);
     state.rsp = (state.rsp - PAGE_SIZE / 4) as VirtAddr;
     root();
     this.path = path;
-    state.setRegister(RSP, saved.rsp);
-    state.rip = saved.rip;
+    state.rsp = rsp;
+    state.rip = rip;
   }
 
   /** Starts the CPU in kernel code at the stub `symbol`, as firmware does. */
-  start(address: VirtAddr): void {
+  start(address: VirtAddr, argument: number): void {
     const stub = this.host.stubAt(address);
     if (stub === undefined) fail(`no stub with an effect at ${hex(address)}`);
-    this.enterKernel(stub);
+    this.state.setRegister(RDI, argument);
+    this.enterKernel(stub, argument);
   }
 
   registerPuppet(name: string, trap: PhysAddr): void {
@@ -200,6 +192,7 @@ export class ResidueCpu extends PathCpu {
 
   private kernelTurn(): void {
     const { path } = this;
+    this.isStepKnown = false;
     this.running.length = 0;
     this.completed = undefined;
     path.rewind();
@@ -222,7 +215,7 @@ export class ResidueCpu extends PathCpu {
     this.hook?.beforeEntry(this, "user");
     this.labels.executed(this.host.contextLabel(this.id, false));
     const event = userStep({ state, mmu: this.mmu, memory: this.memory, puppetAt: (trap) => this.host.puppetAt(trap) });
-    this.now += 1;
+    if (!this.isFrozen) this.now += 1;
     if (event === "syscall") {
       const stub = this.host.stub("entry_SYSCALL_64");
       if (stub === undefined) fail("a system call, but the kernel has no entry_SYSCALL_64");
@@ -238,14 +231,21 @@ export class ResidueCpu extends PathCpu {
 
   protected attend(): void {
     this.attention = this.hook !== undefined || this.wantsSuspension || this.isDeliverable;
-    this.horizon = this.apic.nextArrival;
+    this.horizon = this.isFrozen ? Number.POSITIVE_INFINITY : this.apic.nextArrival;
   }
 
   protected due(): void {
     if (this.completed !== undefined || this.state.isInGuest) return;
-    this.steps++;
     this.collect();
-    this.hook?.beforeStep(this);
+    if (this.isStepKnown) {
+      this.isStepKnown = false;
+      this.now -= this.stepCost;
+    } else {
+      this.steps++;
+      this.isBeforeStep = true;
+      this.hook?.beforeStep(this);
+      this.isBeforeStep = false;
+    }
     while (this.isDeliverable) {
       if (this.state.isHalted) {
         this.state.isHalted = false;

@@ -2,7 +2,7 @@
 import type { Owner, PhysAddr, Puppet, Stub, VirtAddr } from "../hardware/index.ts";
 import type { IoBus } from "../platform/index.ts";
 import type { GuestModel } from "./guest.ts";
-import type { ResiduePath } from "./residue-path.ts";
+import type { SleepingPaths } from "./sleeping-paths.ts";
 
 /** What a CPU needs of the machine it is in. */
 export interface ResidueHost {
@@ -19,7 +19,7 @@ export interface ResidueHost {
   puppetAt(trap: PhysAddr): Puppet | undefined;
   sendInterrupt(destination: number, vector: number, isNmi: boolean): void;
   /** Kernel paths that sleep, by the address of their task. */
-  readonly sleeping: Map<VirtAddr, ResiduePath>;
+  readonly sleeping: SleepingPaths;
   /** The owner that context() last named for user and guest code of a CPU. */
   contextLabel(cpu: number, isGuest: boolean): Owner;
 }

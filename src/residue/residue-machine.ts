@@ -32,11 +32,12 @@ import {
 } from "../hardware/index.ts";
 import { IoBus } from "../platform/index.ts";
 import type { GuestModel } from "./guest.ts";
-import { Labels } from "./labels.ts";
-import { type CpuSnapshot, ResidueCpu } from "./residue-cpu.ts";
+import { ResidueCpu } from "./residue-cpu.ts";
 import type { ResidueHost } from "./residue-host.ts";
-import { ResiduePath } from "./residue-path.ts";
-import { type MemoryMark, TrackedMemory } from "./tracked-memory.ts";
+import { SleepingPaths } from "./sleeping-paths.ts";
+import { combine, StateHash, wordOfText } from "./state-hash.ts";
+import { type Mark, TrackedMemory } from "./tracked-memory.ts";
+import type { Undoable } from "./undo-log.ts";
 
 export interface ResidueOptions {
   readonly model: CpuModel;
@@ -51,48 +52,38 @@ export interface ResidueOptions {
   readonly initrd?: Uint8Array;
 }
 
-export interface MachineSnapshot {
-  readonly mark: MemoryMark;
-  readonly cpus: readonly CpuSnapshot[];
-  readonly sleeping: readonly (readonly [VirtAddr, ResiduePath])[];
-  readonly puppetTraps: readonly (readonly [PhysAddr, string])[];
-  readonly userLabels: readonly Owner[];
-  readonly guestLabels: readonly Owner[];
-  readonly exitStatus: number | undefined;
-}
-
-function copyOf(path: ResiduePath): ResiduePath {
-  const copy = new ResiduePath();
-  copy.copyFrom(path);
-  return copy;
-}
-
 const MAX_COMMAND_LINE = 2048;
 const WAKEUP_COMMAND = 1;
+/** Numbers of ResidueCpu.saveCounts(). */
+const COUNTS_PER_CPU = 4;
+const PUPPETS = wordOfText("puppets");
 
-export class ResidueMachine {
+export class ResidueMachine implements Undoable {
   readonly memory: TrackedMemory;
   readonly cpus: readonly ResidueCpu[];
   readonly observer: Observer;
   /** Chooses how guests leave. */
   guest: GuestModel = () => undefined;
-  /** Status that the kernel or a guest's monitor wrote to the exit port. */
-  exitStatus: number | undefined;
-  readonly sleeping = new Map<VirtAddr, ResiduePath>();
+  readonly sleeping: SleepingPaths;
   private readonly image: KernelImage | undefined;
   private readonly stubsByAddress = new Map<VirtAddr, Stub>();
   private readonly trapAddresses: readonly VirtAddr[];
   private readonly puppetTraps = new Map<PhysAddr, string>();
-  // Per CPU: who user and guest code run as.
-  private readonly userLabels: Owner[];
-  private readonly guestLabels: Owner[];
+  /** First of two words for each CPU: who user and guest code run as. */
+  private readonly contexts: number;
+  /** A word: status that the kernel or a guest's monitor wrote to the exit port, plus one. */
+  private readonly exit: number;
+  /** Of each mark, what only counts. */
+  private readonly counts: number[] = [];
+  private isFrozen = false;
 
   constructor(options: ResidueOptions) {
     const { model, image } = options;
     this.image = image;
-    this.memory = new TrackedMemory(options.memoryBytes);
-    this.userLabels = new Array<Owner>(options.cpus).fill(OWNER_NONE);
-    this.guestLabels = new Array<Owner>(options.cpus).fill(OWNER_NONE);
+    this.memory = new TrackedMemory(options.memoryBytes, options.cpus);
+    this.sleeping = new SleepingPaths(this.memory);
+    this.contexts = this.memory.reserveRegisters(2 * options.cpus);
+    this.exit = this.memory.reserveRegisters(1);
     this.observer = this.groundTruth(options.observer ?? silentObserver);
     this.trapAddresses = [...(image?.traps.keys() ?? [])].sort((a, b) => a - b);
     for (const stub of image?.stubs.values() ?? []) {
@@ -122,30 +113,92 @@ export class ResidueMachine {
     return "limit";
   }
 
-  /** The state of the machine at the edge of a turn. Memory must be tracked; snapshots are taken back in the reverse order. */
-  save(): MachineSnapshot {
-    return {
-      mark: this.memory.mark(),
-      cpus: this.cpus.map((cpu) => cpu.save()),
-      sleeping: [...this.sleeping].map(([task, path]): [VirtAddr, ResiduePath] => [task, copyOf(path)]),
-      puppetTraps: [...this.puppetTraps],
-      userLabels: [...this.userLabels],
-      guestLabels: [...this.guestLabels],
-      exitStatus: this.exitStatus,
-    };
+  /** Time stands still from now on: times in memory are constants, and timers fire when `cpu.fireTimer()` says so. */
+  freezeTime(): void {
+    this.isFrozen = true;
+    const now = Math.max(...this.cpus.map((cpu) => cpu.now));
+    for (const cpu of this.cpus) cpu.freezeTime(now);
   }
 
-  /** Goes back to `snapshot`, which stays good for going back again. */
-  restore(snapshot: MachineSnapshot): void {
-    this.memory.rewindTo(snapshot.mark);
-    for (const [i, cpu] of this.cpus.entries()) cpu.restore(snapshot.cpus[i] ?? fail(`the snapshot has no cpu ${i}`));
-    this.sleeping.clear();
-    for (const [task, path] of snapshot.sleeping) this.sleeping.set(task, copyOf(path));
-    this.puppetTraps.clear();
-    for (const [trap, name] of snapshot.puppetTraps) this.puppetTraps.set(trap, name);
-    for (const [i, label] of snapshot.userLabels.entries()) this.userLabels[i] = label;
-    for (const [i, label] of snapshot.guestLabels.entries()) this.guestLabels[i] = label;
-    this.exitStatus = snapshot.exitStatus;
+  /** Starts hashing, and keeping what marks need, from the present state. */
+  startTracking(): void {
+    const { memory } = this;
+    memory.startTracking();
+    this.counts.length = 0;
+    memory.stateHash.reset();
+    this.addState(memory.stateHash);
+  }
+
+  /**
+   * The present state, to go back to: between turns, or from a hook, before the step that it looks at. Marks are taken back in the
+   * reverse order, each any number of times.
+   */
+  mark(): Mark {
+    const mark = this.memory.mark();
+    for (const cpu of this.cpus) cpu.saveCounts(this.counts);
+    return mark;
+  }
+
+  /**
+   * Goes back to `mark`. Only between turns (a hook ends its own by `cpu.abandon()`). If the mark was made before a step of a path, the
+   * CPU's next turn runs that path up to the step without effects, and the hook sees it again.
+   */
+  rewind(mark: Mark): void {
+    this.memory.rewindTo(mark);
+    const words = COUNTS_PER_CPU * this.cpus.length;
+    const first = this.memory.markNumber(mark) * words;
+    for (const [i, cpu] of this.cpus.entries()) cpu.restoreCounts(this.counts, first + COUNTS_PER_CPU * i);
+    this.counts.length = first + words;
+  }
+
+  /** Low half of the hash of the whole state; equal states have equal hashes, however they came about. `hashHigh` is the other. */
+  get hashLow(): number {
+    const { memory } = this;
+    let low = memory.low ^ memory.stateHash.low;
+    for (const cpu of this.cpus) low ^= cpu.pathLow;
+    return low;
+  }
+
+  get hashHigh(): number {
+    const { memory } = this;
+    let high = memory.high ^ memory.stateHash.high;
+    for (const cpu of this.cpus) high ^= cpu.pathHigh;
+    return high;
+  }
+
+  /** The same hash, summed up anew: for tests of the one that follows the changes. */
+  hashFromScratch(): StateHash {
+    const hash = new StateHash();
+    this.memory.addContents(hash);
+    this.addState(hash);
+    for (const cpu of this.cpus) hash.toggleDigests(cpu.pathLow, cpu.pathHigh);
+    return hash;
+  }
+
+  /** Adds everything but memory and running paths to `hash`. */
+  private addState(hash: StateHash): void {
+    this.memory.addRegisters(hash);
+    for (const cpu of this.cpus) {
+      cpu.labels.addTo(hash);
+      cpu.mmu.tlb.addTo(hash);
+    }
+    this.sleeping.addTo(hash);
+    for (const [trap, name] of this.puppetTraps) hash.toggle(combine(PUPPETS, trap), wordOfText(name));
+  }
+
+  /** Status that the kernel or a guest's monitor wrote to the exit port. */
+  get exitStatus(): number | undefined {
+    const stored = this.memory.words[this.exit] ?? 0;
+    return stored === 0 ? undefined : stored - 1;
+  }
+
+  /**
+   * What took `[start, end)` of address space `space` away (0: of the kernel's half) has returned: told by whoever judges the use of stale
+   * translations, who remembers it as well. @returns the time
+   */
+  revoke(space: number, start: number, end: number): number {
+    if (this.memory.isTracking) for (const cpu of this.cpus) cpu.mmu.tlb.revoke(space, start, end);
+    return ++this.memory.changes;
   }
 
   /** The CPU with that number. */
@@ -160,6 +213,7 @@ export class ResidueMachine {
 
   /** Nobody can get on: time passes to the next timer. False when there is none. */
   private advanceTime(): boolean {
+    if (this.isFrozen) return false;
     let next = Number.POSITIVE_INFINITY;
     for (const cpu of this.cpus) if (cpu.state.activity !== "parked") next = Math.min(next, cpu.apic.nextArrival);
     if (!Number.isFinite(next)) return false;
@@ -174,10 +228,11 @@ export class ResidueMachine {
       print: (text) => next.print(text),
       frameOwner: (pfn, label) => {
         this.memory.setFrameOwner(pfn, label);
+        if (this.memory.isTracking) for (const cpu of this.cpus) cpu.mmu.tlb.reused(pfn);
         next.frameOwner(pfn, label);
       },
       context: (cpu, kind, label) => {
-        (kind === OWNER_GUEST ? this.guestLabels : this.userLabels)[cpu] = label;
+        this.memory.setRegister(this.contexts + 2 * cpu + (kind === OWNER_GUEST ? 1 : 0), label);
         next.context(cpu, kind, label);
       },
       ...memoryEvents(next),
@@ -189,7 +244,7 @@ export class ResidueMachine {
     const ports = new IoBus({
       console: (byte, port) => options.console?.(byte, port),
       exit: (status) => {
-        this.exitStatus = status;
+        this.memory.setRegister(this.exit, status + 1);
       },
       suspendToRam: () => this.suspendToRam(),
     });
@@ -203,9 +258,7 @@ export class ResidueMachine {
       stubAt: (address) => this.stubsByAddress.get(address),
       symbol: (name) => this.image?.symbols.get(name),
       trapOf: (address) => this.trapAddresses.find((trap) => trap >= address) ?? address,
-      registerPuppet: (name, trap) => {
-        this.puppetTraps.set(trap, name);
-      },
+      registerPuppet: (name, trap) => this.registerPuppet(name, trap),
       puppetAt: (trap) => this.puppetAt(trap),
       sendInterrupt: (destination, vector, isNmi) => {
         const target = this.cpu(destination);
@@ -213,8 +266,26 @@ export class ResidueMachine {
         else target.raise(vector);
       },
       sleeping: this.sleeping,
-      contextLabel: (cpu, isGuest) => (isGuest ? this.guestLabels : this.userLabels)[cpu] ?? OWNER_NONE,
+      contextLabel: (cpu, isGuest) => (this.memory.words[this.contexts + 2 * cpu + (isGuest ? 1 : 0)] ?? OWNER_NONE) as Owner, // as context() was told
     };
+  }
+
+  private registerPuppet(name: string, trap: PhysAddr): void {
+    const { memory, puppetTraps } = this;
+    const old = puppetTraps.get(trap);
+    if (old === name) return;
+    puppetTraps.set(trap, name);
+    if (!memory.isTracking) return;
+    memory.log.object(this, trap, old);
+    const place = combine(PUPPETS, trap);
+    if (old !== undefined) memory.stateHash.toggle(place, wordOfText(old));
+    memory.stateHash.toggle(place, wordOfText(name));
+  }
+
+  undo(key: number, old: unknown): void {
+    const trap = key as PhysAddr; // as registerPuppet() told it
+    if (typeof old === "string") this.puppetTraps.set(trap, old);
+    else this.puppetTraps.delete(trap);
   }
 
   private puppetAt(trap: PhysAddr): Puppet | undefined {
@@ -252,7 +323,7 @@ export class ResidueMachine {
     for (const other of this.cpus) assert(other === running || other.state.activity === "parked", () => `S3 while cpu ${other.id} runs`);
     const { activity } = running.state;
     running.reset();
-    running.labels.copyFrom(new Labels(running.model));
+    running.labels.reset();
     this.putBootState(running);
     running.state.activity = activity;
   }
@@ -260,8 +331,7 @@ export class ResidueMachine {
   private startCpu(index: number, entry: VirtAddr): void {
     const cpu = this.cpu(index);
     this.putBootState(cpu);
-    cpu.state.setRegister(7, index);
-    cpu.start(entry);
+    cpu.start(entry, index);
   }
 
   /** The control registers with which firmware hands a CPU over. */

@@ -1,110 +1,181 @@
 // Physical memory that can go back. While tracking is on, every write appends the old word to an undo log and changes a 64-bit hash by
-// the difference, as chess engines do: going back costs what going forward did, and the hash of the state is always at hand. What each
-// frame holds (ground truth, beside memory) is kept, undone and hashed in the same way.
+// the difference: going back costs what going forward did, and the hash of the state is always at hand. What each frame holds (ground
+// truth, beside memory) is kept, undone and hashed in the same way; and behind both lie the words of the CPUs' registers, which have a
+// hash of their own.
 import { assert, OWNER_NONE, type Owner, PAGE_SIZE, type Pfn, type PhysAddr, PhysicalMemory } from "../hardware/index.ts";
+import { StateHash } from "./state-hash.ts";
+import { UndoLog } from "./undo-log.ts";
 
-/** A position in the undo log, with the hash that belongs to it. */
-export interface MemoryMark {
-  readonly length: number;
-  readonly low: number;
-  readonly high: number;
-}
+/** A state to go back to: marks are taken back in the reverse order, each any number of times. */
+export type Mark = number & { readonly __brand: "Mark" };
+
+/** Words of a mark: positions and hashes. */
+const MARK_WORDS = 6;
+/** Room for the registers of one CPU, in words. */
+const REGISTER_WORDS = 256;
+
+/** Of a word: not hashed. */
+const UNHASHED = 1;
 
 export class TrackedMemory extends PhysicalMemory {
-  private readonly words: Int32Array;
-  /** Owner label of each frame. */
-  private readonly frames: Int32Array;
-  /** When each frame last changed hands, in changes of any frame: tells a reused frame from what it was. */
-  private readonly changed: Int32Array;
-  /** Ownership changes so far; never goes back. */
+  /** RAM; the owner of each frame; when it last changed; registers. */
+  readonly words: Int32Array;
+  /** Of what is no memory: registers, and what the objects of CPUs hold. */
+  readonly stateHash = new StateHash();
+  readonly log = new UndoLog();
+  /**
+   * Ownership changes so far, in changes of any frame: tells a reused frame from what it was. It only orders, and goes back with the
+   * rest.
+   */
   changes = 0;
-  private tracking = false;
-  // Pairs (slot, old word); slots beyond the words of memory are frames' labels and times of change.
-  private undo = new Int32Array(1 << 16);
-  private length = 0;
-  private low = 0;
-  private high = 0;
+  /** While true every change is hashed, and undone at need. */
+  isTracking = false;
+  private readonly kinds: Uint8Array;
+  private readonly contents = new StateHash();
+  private readonly firstFrame: number;
+  private readonly firstChange: number;
+  private readonly firstRegister: number;
+  private nextRegister: number;
+  private readonly marks: number[] = [];
 
-  constructor(bytes: number) {
+  constructor(bytes: number, cpus = 1) {
     assert(bytes % PAGE_SIZE === 0 && bytes < 2 ** 32, () => `not a memory size for the abstract machine: ${bytes}`);
-    const buffer = new ArrayBuffer(bytes);
-    super(new Uint8Array(buffer));
+    const frames = bytes / PAGE_SIZE;
+    const words = bytes / 4 + 2 * frames + REGISTER_WORDS * (cpus + 1);
+    const buffer = new ArrayBuffer(words * 4);
+    super(new Uint8Array(buffer, 0, bytes));
     this.words = new Int32Array(buffer);
-    this.frames = new Int32Array(bytes / PAGE_SIZE);
-    this.changed = new Int32Array(bytes / PAGE_SIZE);
+    this.kinds = new Uint8Array(words);
+    this.firstFrame = bytes / 4;
+    this.firstChange = this.firstFrame + frames;
+    this.firstRegister = this.firstChange + frames;
+    this.nextRegister = this.firstRegister;
   }
 
   /** Starts hashing and undoing from the present contents. */
   startTracking(): void {
-    this.tracking = true;
-    this.length = 0;
-    this.low = 0;
-    this.high = 0;
-    for (let slot = 0; slot < this.words.length; slot++) {
-      const word = this.words[slot] ?? 0;
-      if (word !== 0) this.mixIn(slot, word);
+    this.isTracking = true;
+    this.log.clear();
+    this.marks.length = 0;
+    this.contents.reset();
+    this.addContents(this.contents);
+  }
+
+  /** Adds what memory and frames' labels hold to `hash`, word by word. */
+  addContents(hash: StateHash): void {
+    const { words, kinds } = this;
+    for (let slot = 0; slot < this.firstChange; slot++) {
+      const word = words[slot] ?? 0;
+      if (word !== 0 && kinds[slot] === 0) hash.toggle(slot, word);
     }
-    for (let pfn = 0; pfn < this.frames.length; pfn++) {
-      const label = this.frames[pfn] ?? 0;
-      if (label !== 0) this.mixIn(this.words.length + pfn, label);
-    }
+  }
+
+  /** The same of registers. */
+  addRegisters(hash: StateHash): void {
+    for (let slot = this.firstRegister; slot < this.nextRegister; slot++) hash.toggle(slot, this.words[slot] ?? 0);
   }
 
   /** The hash of memory and labels, as 16 hex digits; equal contents have equal hashes. Only while tracking. */
   hash(): string {
-    assert(this.tracking, () => "memory is not tracked");
-    return (this.high >>> 0).toString(16).padStart(8, "0") + (this.low >>> 0).toString(16).padStart(8, "0");
+    assert(this.isTracking, () => "memory is not tracked");
+    const { low, high } = this.contents;
+    return (high >>> 0).toString(16).padStart(8, "0") + (low >>> 0).toString(16).padStart(8, "0");
   }
 
-  mark(): MemoryMark {
-    assert(this.tracking, () => "memory is not tracked");
-    return { length: this.length, low: this.low, high: this.high };
+  get low(): number {
+    return this.contents.low;
   }
 
-  /** Undoes everything since `mark`. */
-  rewindTo(mark: MemoryMark): void {
-    assert(mark.length <= this.length, () => "a mark of the undo log that lies ahead");
-    const { undo, words, frames, changed } = this;
-    for (let at = this.length - 2; at >= mark.length; at -= 2) {
-      const slot = undo[at] ?? 0;
-      const old = undo[at + 1] ?? 0;
-      if (slot < words.length) words[slot] = old;
-      else if (slot < words.length + frames.length) frames[slot - words.length] = old;
-      else changed[slot - words.length - frames.length] = old;
-    }
-    this.length = mark.length;
-    this.low = mark.low;
-    this.high = mark.high;
+  get high(): number {
+    return this.contents.high;
+  }
+
+  /** The state now. Whoever keeps state beside this object marks it too. */
+  mark(): Mark {
+    assert(this.isTracking, () => "memory is not tracked");
+    const { contents, stateHash, log } = this;
+    this.marks.push(log.length, contents.low, contents.high, stateHash.low, stateHash.high, this.changes);
+    log.isKept = true;
+    log.epoch++;
+    return (this.marks.length - MARK_WORDS) as Mark; // position in the list
+  }
+
+  /** Undoes everything since `mark`, which stays good for going back again; later ones are forgotten. */
+  rewindTo(mark: Mark): void {
+    const { contents, stateHash, marks } = this;
+    assert(mark + MARK_WORDS <= marks.length, () => "a mark that lies ahead");
+    this.log.goBackTo(marks[mark] ?? 0, this.words, this.kinds);
+    contents.low = marks[mark + 1] ?? 0;
+    contents.high = marks[mark + 2] ?? 0;
+    stateHash.low = marks[mark + 3] ?? 0;
+    stateHash.high = marks[mark + 4] ?? 0;
+    this.changes = marks[mark + 5] ?? 0;
+    marks.length = mark + MARK_WORDS;
+  }
+
+  /** How many marks there were when `mark` was made. */
+  markNumber(mark: Mark): number {
+    return mark / MARK_WORDS;
   }
 
   frameOwner(pfn: number): Owner {
-    return (this.frames[pfn] ?? OWNER_NONE) as Owner;
+    return (pfn < this.firstChange - this.firstFrame ? (this.words[this.firstFrame + pfn] ?? OWNER_NONE) : OWNER_NONE) as Owner;
   }
 
   /** Value of `changes` when the frame last changed hands. */
   frameChangedAt(pfn: number): number {
-    return this.changed[pfn] ?? 0;
+    return this.words[this.firstChange + pfn] ?? 0;
   }
 
   setFrameOwner(pfn: Pfn, label: Owner): void {
-    const old = this.frames[pfn];
-    assert(old !== undefined, () => `frame outside memory: ${pfn}`);
-    const before = this.changed[pfn] ?? 0;
-    this.frames[pfn] = label;
-    this.changed[pfn] = ++this.changes;
-    if (!this.tracking) return;
-    const slot = this.words.length + pfn;
-    this.remember(slot, old);
-    this.remember(slot + this.frames.length, before);
-    this.mixIn(slot, old);
-    this.mixIn(slot, label);
+    assert(pfn >= 0 && pfn < this.firstChange - this.firstFrame, () => `frame outside memory: ${pfn}`);
+    const slot = this.firstFrame + pfn;
+    const old = this.words[slot] ?? 0;
+    const before = this.words[this.firstChange + pfn] ?? 0;
+    this.words[slot] = label;
+    this.words[this.firstChange + pfn] = ++this.changes;
+    if (!this.isTracking) return;
+    this.log.word(slot, old);
+    this.log.word(this.firstChange + pfn, before);
+    this.contents.toggle(slot, old);
+    this.contents.toggle(slot, label);
+  }
+
+  /** Reserves `count` words for registers, all zero. @returns the slot of the first */
+  reserveRegisters(count: number): number {
+    const first = this.nextRegister;
+    this.nextRegister += count;
+    assert(this.nextRegister <= this.words.length, () => "no room for registers");
+    return first;
+  }
+
+  /** Writes a register's word. */
+  setRegister(slot: number, value: number): void {
+    const old = this.words[slot] ?? 0;
+    const next = value | 0;
+    if (old === next) return;
+    this.words[slot] = next;
+    if (!this.isTracking) return;
+    this.log.word(slot, old);
+    this.stateHash.toggle(slot, old);
+    this.stateHash.toggle(slot, next);
+  }
+
+  override read32(pa: PhysAddr): number {
+    return (pa & 3) === 0 ? (this.words[pa >>> 2] ?? 0) >>> 0 : super.read32(pa);
+  }
+
+  override readWord(pa: PhysAddr): number {
+    if ((pa & 3) !== 0) return super.readWord(pa);
+    const slot = pa >>> 2;
+    return (this.words[slot + 1] ?? 0) * 2 ** 32 + ((this.words[slot] ?? 0) >>> 0);
   }
 
   override write8(pa: PhysAddr, value: number): void {
     const slot = pa >>> 2;
     const old = this.words[slot] ?? 0;
     super.write8(pa, value);
-    if (this.tracking) this.note(slot, old);
+    if (this.isTracking) this.note(slot, old);
   }
 
   override write16(pa: PhysAddr, value: number): void {
@@ -116,17 +187,22 @@ export class TrackedMemory extends PhysicalMemory {
     const slot = pa >>> 2;
     const old = this.words[slot] ?? 0;
     super.write16(pa, value);
-    if (this.tracking) this.note(slot, old);
+    if (this.isTracking) this.note(slot, old);
   }
 
   override write32(pa: PhysAddr, value: number): void {
     const slot = pa >>> 2;
     const old = this.words[slot] ?? 0;
+    if ((pa & 3) === 0) {
+      this.words[slot] = value;
+      if (this.isTracking) this.note(slot, old);
+      return;
+    }
     const next = this.words[slot + 1] ?? 0;
     super.write32(pa, value);
-    if (!this.tracking) return;
+    if (!this.isTracking) return;
     this.note(slot, old);
-    if ((pa & 3) !== 0) this.note(slot + 1, next);
+    this.note(slot + 1, next);
   }
 
   override writeWord(pa: PhysAddr, value: number): void {
@@ -149,7 +225,7 @@ export class TrackedMemory extends PhysicalMemory {
   /** Runs `change`, which may write anything in `[pa, pa + bytes)` behind this object's back, and notes what it changed. */
   external(pa: PhysAddr, bytes: number, change: () => void): void {
     assert(this.has(pa, bytes), () => `physical range outside memory: ${pa} + ${bytes}`);
-    if (!this.tracking) {
+    if (!this.isTracking) {
       change();
       return;
     }
@@ -163,31 +239,9 @@ export class TrackedMemory extends PhysicalMemory {
   private note(slot: number, old: number): void {
     const now = this.words[slot] ?? 0;
     if (now === old) return;
-    this.remember(slot, old);
-    this.mixIn(slot, old);
-    this.mixIn(slot, now);
-  }
-
-  private remember(slot: number, old: number): void {
-    if (this.length + 2 > this.undo.length) {
-      const larger = new Int32Array(this.undo.length * 2);
-      larger.set(this.undo);
-      this.undo = larger;
-    }
-    this.undo[this.length++] = slot;
-    this.undo[this.length++] = old;
-  }
-
-  /** Adds or removes (the same: XOR) the share of one word; zero words have none. */
-  private mixIn(slot: number, word: number): void {
-    if (word === 0) return;
-    let a = Math.imul(word, 0x85ebca6b) ^ Math.imul(slot, 0x9e3779b1);
-    a = Math.imul(a ^ (a >>> 15), 0x2c1b3c6d);
-    a = Math.imul(a ^ (a >>> 12), 0x297a2d39);
-    let b = Math.imul(slot, 0xc2b2ae35) + Math.imul(word, 0x27d4eb2f);
-    b = Math.imul(b ^ (b >>> 16), 0x21f0aaad);
-    b = Math.imul(b ^ (b >>> 15), 0x735a2d97);
-    this.low ^= a ^ (a >>> 15);
-    this.high ^= b ^ (b >>> 15);
+    this.log.word(slot, old);
+    if (this.kinds[slot] === UNHASHED) return;
+    this.contents.toggle(slot, old);
+    this.contents.toggle(slot, now);
   }
 }

@@ -1,6 +1,10 @@
 // The TLB of the abstract machine: unbounded, so that a translation that was used stays until something invalidates it. That is the
-// worst case that the manuals allow, and what a forgotten flush has to be checked against. SDM vol. 3, 5.10.
+// worst case that the manuals allow, and what a forgotten flush has to be checked against. SDM vol. 3, 5.10. Entries are immutable and
+// tables are replaced as wholes, so that invalidating much costs little, back and forth.
 import { type Level, levelSize } from "../hardware/index.ts";
+import { combine, StateHash, wordOf, wordOfText } from "./state-hash.ts";
+import type { TrackedMemory } from "./tracked-memory.ts";
+import type { Undoable } from "./undo-log.ts";
 
 export interface Translation {
   readonly frame: number;
@@ -15,39 +19,125 @@ export interface Translation {
   readonly leaf: number;
   /** Low half of that entry as it was. */
   readonly low: number;
-  /** Ownership changes of frames before the translation was made. */
+  /** Ownership changes of frames before the translation was made: orders it, and is not hashed (see `Translations.revoke`). */
   readonly madeAt: number;
+  /**
+   * What has happened since that a later use would be judged by: bits for the address spaces from which its range was taken away, and
+   * whether its frame changed hands.
+   */
+  readonly past: number;
 }
 
-type Table = Map<number, Translation>;
-
-const FRONT = 512;
+const FRONT = 1024;
 const LEVELS: readonly Level[] = [1, 2, 3];
 const NO_PAGE = Number.NaN;
+/** Stands for the table of global entries among those of PCIDs. */
+const GLOBAL = -1;
+const PCID_LIMIT = 4096;
+/** Its frame has changed hands; the other bits of `past` stand for address spaces. */
+const REUSED = 1 << 31;
+const SPACE_BITS = 31;
+const PAGE = 4096;
+const ENTRY_BYTES = 8;
+/** Ranges of more pages than this are looked for entry by entry. */
+const FEW_PAGES = 64;
 
 function key(va: number, level: Level): number {
   return Math.floor(va / levelSize(level)) * 4 + level;
 }
 
-export class Translations {
-  private global: Table = new Map();
-  private byPcid = new Map<number, Table>();
-  // A direct-mapped cache of the maps for the current PCID, dropped whenever they change by more than an insertion.
+/** What a lane of the hash has of an entry; `seed` begins it. */
+function digest(seed: number, k: number, t: Translation): number {
+  const rights =
+    (t.isWritable ? 1 : 0) | (t.isUser ? 2 : 0) | (t.isExecutable ? 4 : 0) | (t.isGlobal ? 8 : 0) | (t.isDirty ? 16 : 0) | (t.level << 5);
+  let h = combine(seed, k | 0);
+  h = combine(h, Math.floor(k / 2 ** 32) ^ rights);
+  h = combine(h, t.frame / PAGE);
+  h = combine(h, t.leaf / ENTRY_BYTES);
+  h = combine(h, t.low);
+  return combine(h, t.past);
+}
+
+/** The entries of one PCID, or the global ones. */
+class Table implements Undoable {
+  readonly entries = new Map<number, Translation>();
+  readonly sum = new StateHash();
+  private readonly place: number;
+  private readonly owner: Translations;
+
+  constructor(place: number, owner: Translations) {
+    this.place = place;
+    this.owner = owner;
+  }
+
+  /** Puts `next` in the place of what is there; undefined takes it out. */
+  put(k: number, next: Translation | undefined): void {
+    const old = this.swap(k, next);
+    this.owner.changed(this, k, old);
+    this.toggle(this.owner.hash, k, old);
+    this.toggle(this.owner.hash, k, next);
+  }
+
+  undo(k: number, old: unknown): void {
+    this.swap(k, old as Translation | undefined); // as put() told it
+    this.owner.dropFront();
+  }
+
+  addTo(hash: StateHash): void {
+    for (const [k, translation] of this.entries) this.toggle(hash, k, translation);
+  }
+
+  private swap(k: number, next: Translation | undefined): Translation | undefined {
+    const old = this.entries.get(k);
+    if (next === undefined) this.entries.delete(k);
+    else this.entries.set(k, next);
+    this.toggle(this.sum, k, old);
+    this.toggle(this.sum, k, next);
+    return old;
+  }
+
+  private toggle(hash: StateHash, k: number, translation: Translation | undefined): void {
+    if (translation !== undefined) hash.toggleDigests(digest(this.place, k, translation), digest(~this.place, k, translation));
+  }
+}
+
+export class Translations implements Undoable {
+  private readonly tables = new Map<number, Table>();
+  private readonly memory: TrackedMemory;
+  private readonly place: number;
+  /** Pages of frames that an entry of the smallest size has ever had. */
+  private readonly everMapped: Uint8Array;
+  // A direct-mapped cache of the tables, dropped whenever they change by more than an insertion.
   private readonly frontPage = new Float64Array(FRONT).fill(NO_PAGE);
   private readonly front: (Translation | undefined)[] = new Array<Translation | undefined>(FRONT).fill(undefined);
-  private frontPcid = -1;
+
+  constructor(memory: TrackedMemory, cpu: number) {
+    this.memory = memory;
+    this.place = combine(wordOfText("translations"), cpu);
+    this.everMapped = new Uint8Array(memory.size / PAGE);
+  }
+
+  get hash(): StateHash {
+    return this.memory.stateHash;
+  }
+
+  /** Tells the undo log that `table` had `old` at `k`. */
+  changed(table: Undoable, k: number, old: unknown): void {
+    this.memory.log.object(table, k, old);
+  }
 
   find(va: number, pcid: number): Translation | undefined {
-    if (pcid !== this.frontPcid) this.dropFront(pcid);
-    const page = Math.floor(va / 4096);
-    const slot = page & (FRONT - 1);
-    if (this.frontPage[slot] === page) return this.front[slot];
-    const own = this.byPcid.get(pcid);
+    const page = Math.floor(va / PAGE);
+    const tag = page * PCID_LIMIT + pcid;
+    const slot = (page ^ (pcid << 6)) & (FRONT - 1);
+    if (this.frontPage[slot] === tag) return this.front[slot];
+    const own = this.tables.get(pcid)?.entries;
+    const global = this.tables.get(GLOBAL)?.entries;
     for (const level of LEVELS) {
       const k = key(va, level);
-      const found = own?.get(k) ?? this.global.get(k);
+      const found = own?.get(k) ?? global?.get(k);
       if (found !== undefined) {
-        this.frontPage[slot] = page;
+        this.frontPage[slot] = tag;
         this.front[slot] = found;
         return found;
       }
@@ -56,61 +146,103 @@ export class Translations {
   }
 
   insert(va: number, pcid: number, translation: Translation): void {
-    let table = this.global;
-    if (!translation.isGlobal) {
-      const own = this.byPcid.get(pcid);
-      if (own === undefined) {
-        table = new Map();
-        this.byPcid.set(pcid, table);
-      } else table = own;
-    }
-    table.set(key(va, translation.level), translation);
-    this.frontPage[Math.floor(va / 4096) & (FRONT - 1)] = NO_PAGE;
+    this.tableOf(translation.isGlobal ? GLOBAL : pcid).put(key(va, translation.level), translation);
+    if (translation.level === 1) this.everMapped[Math.floor(translation.frame / PAGE)] = 1;
+    // The place may hold another entry for the page: larger, or global.
+    this.frontPage[(Math.floor(va / PAGE) ^ (pcid << 6)) & (FRONT - 1)] = NO_PAGE;
+    if (translation.isGlobal || translation.level !== 1) this.dropFront();
   }
 
   /** INVLPG: the address in one PCID, and global entries. */
   invalidate(va: number, pcid: number, withGlobal: boolean): void {
-    const own = this.byPcid.get(pcid);
-    for (const level of LEVELS) {
-      own?.delete(key(va, level));
-      if (withGlobal) this.global.delete(key(va, level));
+    for (const id of withGlobal ? [pcid, GLOBAL] : [pcid]) {
+      const table = this.tables.get(id);
+      if (table === undefined) continue;
+      for (const level of LEVELS) {
+        const k = key(va, level);
+        if (!table.entries.has(k)) continue;
+        table.put(k, undefined);
+        this.dropFront();
+      }
     }
-    this.dropFront(-1);
   }
 
   invalidatePcid(pcid: number): void {
-    this.byPcid.delete(pcid);
-    this.dropFront(-1);
+    const table = this.tables.get(pcid);
+    if (table === undefined || table.entries.size === 0) return;
+    this.tables.delete(pcid);
+    this.changed(this, pcid, table);
+    this.hash.toggleDigests(table.sum.low, table.sum.high);
+    this.dropFront();
   }
 
   invalidateAll(withGlobal: boolean): void {
-    this.byPcid.clear();
-    if (withGlobal) this.global.clear();
-    this.dropFront(-1);
+    for (const pcid of this.tables.keys()) if (withGlobal || pcid !== GLOBAL) this.invalidatePcid(pcid);
   }
 
-  copyFrom(other: Translations): void {
-    this.global = new Map(other.global);
-    this.byPcid = new Map([...other.byPcid].map(([pcid, table]) => [pcid, new Map(table)]));
-    this.dropFront(-1);
+  undo(pcid: number, old: unknown): void {
+    if (old === undefined) this.tables.delete(pcid);
+    else this.tables.set(pcid, old as Table); // as invalidatePcid() told it
+    this.dropFront();
   }
 
-  /** Entries as text, sorted: for state hashes. */
-  canonical(): string {
-    const rows: string[] = [];
-    const add = (pcid: number, table: Table): void => {
-      for (const [k, t] of table)
-        rows.push(
-          `${pcid}:${k}:${t.frame}:${t.isWritable ? "w" : "r"}${t.isUser ? "u" : ""}${t.isExecutable ? "x" : ""}${t.isDirty ? "d" : ""}`,
+  /**
+   * What took `[start, end)` of address space `space` away has returned (0: addresses of the kernel's half): entries that are older and
+   * are used there from now on are wrong (S8). When an entry was made is not hashed, what follows from it is: this.
+   */
+  revoke(space: number, start: number, end: number): void {
+    const bit = 1 << ((wordOf(space) >>> 0) % SPACE_BITS);
+    for (const table of this.tables.values()) {
+      if (end - start <= FEW_PAGES * PAGE) this.revokePages(table, bit, start, end);
+      else
+        this.markPast(
+          table,
+          bit,
+          (k, t) => Math.floor(k / 4) * levelSize(t.level) < end && (Math.floor(k / 4) + 1) * levelSize(t.level) > start,
         );
-    };
-    add(-1, this.global);
-    for (const [pcid, table] of this.byPcid) add(pcid, table);
-    return rows.sort().join(" ");
+    }
   }
 
-  private dropFront(pcid: number): void {
+  private revokePages(table: Table, bit: number, start: number, end: number): void {
+    const keys = new Set<number>();
+    for (let va = start; va < end; va += PAGE) for (const level of LEVELS) keys.add(key(va, level));
+    for (const k of keys) {
+      const found = table.entries.get(k);
+      if (found !== undefined && (found.past & bit) === 0) table.put(k, { ...found, past: found.past | bit });
+    }
+    this.dropFront();
+  }
+
+  /** Frame `pfn` changes hands. */
+  reused(pfn: number): void {
+    if (this.everMapped[pfn] !== 1) return;
+    for (const table of this.tables.values()) this.markPast(table, REUSED, (_, t) => t.level === 1 && t.frame === pfn * PAGE);
+  }
+
+  private markPast(table: Table, bit: number, concerns: (k: number, translation: Translation) => boolean): void {
+    for (const [k, found] of table.entries) {
+      if ((found.past & bit) !== 0 || !concerns(k, found)) continue;
+      table.put(k, { ...found, past: found.past | bit });
+      this.dropFront();
+    }
+  }
+
+  /** Adds all entries to `hash`. */
+  addTo(hash: StateHash): void {
+    for (const table of this.tables.values()) table.addTo(hash);
+  }
+
+  dropFront(): void {
     this.frontPage.fill(NO_PAGE);
-    this.frontPcid = pcid;
+  }
+
+  private tableOf(pcid: number): Table {
+    let table = this.tables.get(pcid);
+    if (table === undefined) {
+      table = new Table(combine(this.place, pcid), this);
+      this.tables.set(pcid, table);
+      this.changed(this, pcid, undefined);
+    }
+    return table;
   }
 }

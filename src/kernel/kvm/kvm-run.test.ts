@@ -161,7 +161,7 @@ for (const [mode, flushes] of [
       commandLine: `asi=off kvm-intel.vmentry_l1d_flush=${mode}`,
       beforeEntry: (machine) => {
         // The guest itself leaves sensitive data: so what is empty was just flushed.
-        if (![...machine.cpu(0).labels.l1d].some(isSensitiveOwner)) seen++;
+        if (![...machine.cpu(0).labels.of("L1D")].some(isSensitiveOwner)) seen++;
       },
     });
     equal(seen, flushes);

@@ -73,7 +73,8 @@ export function timerInterrupt(): void {
   const { tick } = rq;
   if (tick !== 0 && tick <= now) {
     if (rq.nrQueued > 0) TaskStruct.at(current()).needResched = 1;
-    rq.tick = now + tickCycles();
+    // From the present on: a tick that came late does not shorten the next slice.
+    rq.tick = cpu.readTsc() + tickCycles();
   }
   programTimer(rq);
 }

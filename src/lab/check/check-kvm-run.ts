@@ -24,7 +24,7 @@ import {
   eptViolationExit,
   type GuestExit,
   hltExit,
-  type MachineSnapshot,
+  type Mark,
   outExit,
   type ResidueCpu,
   ResidueMachine,
@@ -106,7 +106,7 @@ export class KvmRunFixture {
   readonly warnings = new Map<string, number>();
   /** Interrupts and NMIs whose handlers ran. */
   delivered = 0;
-  private readonly snapshot: MachineSnapshot;
+  private readonly start: Mark;
   private readonly checkerMark: number;
   /** Whether handlers touch sensitive memory in this run. */
   private isSensitive = false;
@@ -160,8 +160,8 @@ export class KvmRunFixture {
     this.reachKvmRun(config.hasTwins === true);
     this.secret = this.findSecret();
     this.monitor = this.cpu.userLabel;
-    this.machine.memory.startTracking();
-    this.snapshot = this.machine.save();
+    this.machine.startTracking();
+    this.start = this.machine.mark();
     this.checkerMark = this.check.checker.mark();
   }
 
@@ -172,7 +172,7 @@ export class KvmRunFixture {
   /** Runs the KVM_RUN from the snapshot. `beforeStep` is called with the number of each of its steps. */
   run(choice: GuestChoice, isSensitive: boolean, beforeStep: (step: number) => void): void {
     const { machine, check } = this;
-    machine.restore(this.snapshot);
+    machine.rewind(this.start);
     check.checker.rewind(this.checkerMark);
     this.choice = choice;
     this.isSensitive = isSensitive;

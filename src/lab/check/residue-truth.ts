@@ -62,16 +62,16 @@ export function residueTruth(machine: ResidueMachine): GroundTruth {
 /** An observer for a machine that is still to be made, which passes ground truth on to a checker that is attached later. */
 export interface CheckedObserver extends Observer {
   checker: PropertyChecker | undefined;
-  /** Time for the age of translations; it has passed after each call. */
-  clock: () => number;
+  /** Tells the machine that a range of an address space is gone. @returns time for the age of translations */
+  revoke: (space: number, start: number, end: number) => number;
 }
 
 export function checkedObserver(next: Observer): CheckedObserver {
   const tee: CheckedObserver = {
     checker: undefined,
-    clock: () => 0,
+    revoke: () => 0,
     trace: (event, a, b, c) => {
-      if (event === TRACE_UNMAPPED) tee.checker?.removed(a as Ptr<"mm_struct">, b, c, tee.clock());
+      if (event === TRACE_UNMAPPED) tee.checker?.removed(a as Ptr<"mm_struct">, b, c, tee.revoke(a, b, c)); // as the kernel traces it
       next.trace(event, a, b, c);
     },
     print: (text) => next.print(text),
@@ -122,7 +122,7 @@ export class ResidueCheck {
     this.truth = truth;
     this.checker = new PropertyChecker(truth, options);
     observer.checker = this.checker;
-    observer.clock = () => ++machine.memory.changes;
+    observer.revoke = (space, start, end) => machine.revoke(space, start, end);
     for (const [i, cpu] of machine.cpus.entries()) {
       const told = truth.cpus[i];
       if (told === undefined) continue;
