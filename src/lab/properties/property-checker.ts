@@ -86,11 +86,21 @@ export class PropertyChecker {
 
   /** Who runs as user or guest code on a CPU from now on. */
   context(cpu: number, kind: number, label: Owner): void {
-    if (kind === OWNER_USER) this.users.set(cpu, ownerNumber(label));
+    if (kind === OWNER_USER) this.put(this.users, cpu, ownerNumber(label));
     else if (kind === OWNER_GUEST) {
       const mm = this.users.get(cpu);
-      if (mm !== undefined) this.vms.set(ownerNumber(label), mm);
+      if (mm !== undefined) this.put(this.vms, ownerNumber(label), mm);
     }
+  }
+
+  private put(map: Map<number, number>, key: number, value: number): void {
+    const before = map.get(key);
+    if (before === value) return;
+    map.set(key, value);
+    this.journal.changed(() => {
+      if (before === undefined) map.delete(key);
+      else map.set(key, before);
+    });
   }
 
   /** A frame changed hands. */
