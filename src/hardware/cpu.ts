@@ -119,6 +119,16 @@ export abstract class LogicalCpu {
     return old;
   }
 
+  /** Step: as `rmw`, when nobody wants the old value: it is not in the log of the path, so that a count does not tell paths apart. */
+  modify(op: RmwOp, va: VirtAddr, width: Width, operand: number): void {
+    if (this.before()) {
+      this.path.take();
+      return;
+    }
+    this.rawRmw(op, va, width, operand);
+    this.path.record(0);
+  }
+
   /** Step: XCHG of an 8-byte word (pointer or counter); returns the old one. */
   exchangeWord(va: VirtAddr, value: number): number {
     if (this.before()) return this.path.take();

@@ -68,13 +68,13 @@ export function perCpuInteger(name: string, width: Width): PerCpuInteger {
     get: () => cpu.load(here(), width),
     set: (value) => cpu.store(here(), width, unsigned(value)),
     or: (mask) => {
-      cpu.rmw("or", here(), width, unsigned(mask));
+      cpu.modify("or", here(), width, unsigned(mask));
     },
     and: (mask) => {
-      cpu.rmw("and", here(), width, unsigned(mask));
+      cpu.modify("and", here(), width, unsigned(mask));
     },
     add: (value) => {
-      cpu.rmw("add", here(), width, unsigned(value));
+      cpu.modify("add", here(), width, unsigned(value));
     },
     exchange: (value) => cpu.rmw("exchange", here(), width, unsigned(value)),
     compareExchange: (expected, next) => cpu.compareExchange(here(), width, unsigned(expected), unsigned(next)),

@@ -150,6 +150,15 @@ export class CoreState {
     for (let index = 0; index < GENERAL_REGISTERS; index++) if (index !== RSP) this.setRegisterHalves(index, 0, 0);
   }
 
+  /** What the general registers hold, to put back: a stub that is called from a stub keeps what is not its own. */
+  generalRegisters(): Int32Array {
+    return this.words.slice(this.first, this.first + 2 * GENERAL_REGISTERS);
+  }
+
+  putGeneralRegisters(saved: Int32Array): void {
+    for (let word = 0; word < saved.length; word++) if (word % GENERAL_REGISTERS !== RSP) this.set(word, saved[word] ?? 0);
+  }
+
   get rsp(): VirtAddr {
     return this.register(RSP) as VirtAddr; // as the code that runs left it
   }

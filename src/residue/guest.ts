@@ -18,6 +18,8 @@ export interface GuestExit {
   readonly guestPhysical?: number;
   readonly guestLinear?: number;
   readonly interruption?: number;
+  /** Where the guest stood when it left; where it was entered, unless told. */
+  readonly rip?: number;
   /** Register number by encoding and its new value. */
   readonly registers?: readonly (readonly [register: number, value: number])[];
 }

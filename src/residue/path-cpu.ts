@@ -3,10 +3,14 @@
 import {
   assert,
   CR4_MCE,
+  cr3Root,
   fail,
+  fromHalves,
   hex,
   LEAVE_SYSRETQ,
+  PAGE_SIZE,
   type PathRoot,
+  type PhysAddr,
   RFLAGS_IF,
   STUB_CLEAR_CPU_BUFFERS,
   STUB_FILL_RETURN_BUFFER,
@@ -18,13 +22,17 @@ import {
   VECTOR_NMI,
   type VirtAddr,
 } from "../hardware/index.ts";
-import { RCX, RDI, RDX, RSI } from "./core-state.ts";
+import { RCX, RDI, RDX, RSI, RSP } from "./core-state.ts";
 import { interruptReturn, pushFrame, systemReturn } from "./frames.ts";
 import { RegisterCpu } from "./register-cpu.ts";
 import { ResiduePath } from "./residue-path.ts";
 import type { Undoable } from "./undo-log.ts";
 
 const PUSHED_BY_CALL = 16;
+/** RIP, CS, RFLAGS, RSP, SS. */
+const FRAME_BYTES = 40;
+/** So many clear words in a row end a dead stack: more than any frame leaves untouched. */
+const CLEAN_WORDS = 96;
 const INTERRUPT_VECTOR_LIMIT = 256;
 
 export abstract class PathCpu extends RegisterCpu implements Undoable {
@@ -34,7 +42,9 @@ export abstract class PathCpu extends RegisterCpu implements Undoable {
   /** Delivery from user mode: a new event. */
   protected deliverEvent(vector: number, error: number | undefined): void {
     pushFrame(this.state, this.linear, vector, error);
+    const top = this.state.rsp + FRAME_BYTES + (error === undefined ? 0 : 8);
     this.enterKernel(this.host.stubAt(this.state.rip) ?? fail(`the gate of vector ${vector} leads to no stub: ${hex(this.state.rip)}`));
+    this.path.putStackTop(top);
   }
 
   /** `argument`: RDI of a CPU's first entry. */
@@ -56,15 +66,48 @@ export abstract class PathCpu extends RegisterCpu implements Undoable {
   /** The end of an event: IRETQ or SYSRETQ to user mode. */
   protected leave(instruction: number): void {
     this.returnBy(instruction);
+    this.clearDeadStack(this.path.stackTop);
     assert(this.state.cpl === 3, () => `an event ended in kernel mode at ${hex(this.state.rip)}`);
     this.state.activity = "user";
     this.path.end();
   }
 
   private returnBy(instruction: number): void {
-    if (instruction === LEAVE_SYSRETQ) systemReturn(this.state);
-    else interruptReturn(this.state, this.linear);
+    const { state } = this;
+    if (instruction === LEAVE_SYSRETQ) {
+      systemReturn(state);
+    } else {
+      const frame = state.rsp;
+      interruptReturn(state, this.linear);
+      this.clearDeadStack(frame + FRAME_BYTES);
+    }
     this.attend();
+  }
+
+  /**
+   * Nothing reads below the stack pointer: what handlers left below `top` is cleared, so that states that no code can tell apart are equal.
+   * It ends where nothing was left for a while.
+   */
+  private clearDeadStack(top: number): void {
+    const { memory, mmu } = this;
+    if (!memory.isTracking) return;
+    let page = Number.NaN;
+    let frame = 0;
+    for (let va = top - 8, clean = 0; clean < CLEAN_WORDS; va -= 8) {
+      const here = Math.floor(va / PAGE_SIZE) * PAGE_SIZE;
+      if (here !== page) {
+        const found = mmu.peek(here, cr3Root(this.state.cr3));
+        if (found === undefined) return;
+        page = here;
+        frame = found;
+      }
+      const pa = (frame + (va - here)) as PhysAddr;
+      if (memory.read32(pa) === 0 && memory.read32((pa + 4) as PhysAddr) === 0) clean++;
+      else {
+        clean = 0;
+        memory.writeWord(pa, 0);
+      }
+    }
   }
 
   protected get isDeliverable(): boolean {
@@ -113,6 +156,7 @@ export abstract class PathCpu extends RegisterCpu implements Undoable {
     pushFrame(this.state, this.linear, vector, error);
     const stub = this.host.stubAt(this.state.rip) ?? fail(`the gate of vector ${vector} leads to no stub: ${hex(this.state.rip)}`);
     const trap = this.host.trapOf(this.state.rip);
+    const top = this.state.rsp + FRAME_BYTES + (error === undefined ? 0 : 8);
     this.state.rip = trap;
     this.attend();
     this.nest(() => {
@@ -120,6 +164,7 @@ export abstract class PathCpu extends RegisterCpu implements Undoable {
       const instruction = stub.effect(0, 0, 0, 0);
       this.running.pop();
       this.returnBy(instruction);
+      this.clearDeadStack(top);
     }, vector);
   }
 
@@ -139,6 +184,7 @@ export abstract class PathCpu extends RegisterCpu implements Undoable {
     const address = this.host.symbol(symbol) ?? this.state.rip;
     this.pushReturn();
     const { state } = this;
+    const saved = state.generalRegisters();
     state.setRegister(RDI, a0);
     state.setRegister(RSI, a1);
     state.setRegister(RDX, a2);
@@ -150,7 +196,7 @@ export abstract class PathCpu extends RegisterCpu implements Undoable {
       this.running.pop();
       this.structuresEffect(symbol);
       this.popReturn();
-      state.forgetScratch();
+      state.putGeneralRegisters(saved);
       this.completed = value;
     });
   }
@@ -170,6 +216,7 @@ export abstract class PathCpu extends RegisterCpu implements Undoable {
     assert(found === expected, () => `a stub returned to ${hex(found)} instead of stub_return: RSP ${hex(state.rsp)} is not what it was`);
     state.rip = this.linear.readWord(state.rsp + 8) as VirtAddr;
     state.rsp = (state.rsp + PUSHED_BY_CALL) as VirtAddr;
+    this.clearDeadStack(state.rsp);
   }
 
   private structuresEffect(symbol: string): void {
@@ -183,6 +230,7 @@ export abstract class PathCpu extends RegisterCpu implements Undoable {
       pushFrame(this.state, this.linear, vector, undefined);
       const stub = this.host.stubAt(this.state.rip) ?? fail(`the gate of vector ${vector} leads to no stub: ${hex(this.state.rip)}`);
       const trap = this.host.trapOf(this.state.rip);
+      const top = this.state.rsp + FRAME_BYTES;
       this.state.rip = trap;
       this.attend();
       this.nest(() => {
@@ -190,6 +238,7 @@ export abstract class PathCpu extends RegisterCpu implements Undoable {
         const instruction = stub.effect(0, 0, 0, 0);
         this.running.pop();
         this.returnBy(instruction);
+        this.clearDeadStack(top);
         this.completed = 0;
       });
     }
@@ -204,6 +253,7 @@ export abstract class PathCpu extends RegisterCpu implements Undoable {
     if (prev === next) return;
     const stub = this.host.stub(symbol) ?? fail(`no stub ${symbol}`);
     this.path.sleepStack = this.state.rsp;
+    this.clearDeadStack(this.state.rsp);
     this.pushReturn();
     this.nest(() => {
       stub.effect(prev, next, 0, 0);
@@ -255,6 +305,8 @@ export abstract class PathCpu extends RegisterCpu implements Undoable {
   }
 
   protected override rawWriteRegister(register: number, low: number, high: number): void {
+    // The first thing behind SYSCALL that moves the stack goes to the top of the task's.
+    if (register === RSP && this.path.stackTop === 0 && this.path.depth === 0) this.path.putStackTop(fromHalves(low, high));
     this.state.setRegisterHalves(register, low, high);
   }
 }

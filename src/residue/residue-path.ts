@@ -20,6 +20,7 @@ interface PathState {
   readonly isBehind: boolean;
   readonly kept: number;
   readonly entryArgument: number;
+  readonly stackTop: number;
 }
 
 export class ResiduePath extends Path implements Undoable {
@@ -30,6 +31,8 @@ export class ResiduePath extends Path implements Undoable {
   sleepStack = 0 as VirtAddr;
   /** What the event's entry was told besides: of a CPU's first path, in RDI. */
   entryArgument = 0;
+  /** Top of the stack that the event began on, 0 while it is not known: when the event is over, nothing below it counts. */
+  stackTop = 0;
   private readonly log: UndoLog;
   /** State and log as they were at the last mark are in the undo log. */
   private savedAt = -1;
@@ -51,6 +54,7 @@ export class ResiduePath extends Path implements Undoable {
     this.stub = stub;
     this.event = event;
     this.entryArgument = argument;
+    this.stackTop = 0;
     this.restart(event);
   }
 
@@ -59,6 +63,12 @@ export class ResiduePath extends Path implements Undoable {
     this.restart(this.event);
     this.stub = undefined;
     this.entryArgument = 0;
+    this.stackTop = 0;
+  }
+
+  putStackTop(top: number): void {
+    this.save();
+    this.stackTop = top;
   }
 
   override record(value: number): void {
@@ -108,6 +118,7 @@ export class ResiduePath extends Path implements Undoable {
       isBehind: this.isBehind,
       kept: this.kept,
       entryArgument: this.entryArgument,
+      stackTop: this.stackTop,
     };
     log.object(this, WHOLE, state);
     this.kept = Math.max(this.kept, this.length);
@@ -134,6 +145,7 @@ export class ResiduePath extends Path implements Undoable {
     this.isBehind = state.isBehind;
     this.kept = state.kept;
     this.entryArgument = state.entryArgument;
+    this.stackTop = state.stackTop;
     this.savedAt = -1;
   }
 
@@ -157,7 +169,7 @@ export class ResiduePath extends Path implements Undoable {
     const root = this.root === this.event ? "" : this.root.name;
     const names = combine(wordOfText(root), wordOfText(this.stub?.symbol ?? ""));
     const flags = (this.isPastStep ? 1 : 0) | (this.isInStub ? 2 : 0);
-    return combine(combine(names, flags), combine(wordOf(this.sleepStack), wordOf(this.entryArgument)));
+    return combine(combine(names, flags), combine(combine(wordOf(this.sleepStack), wordOf(this.stackTop)), wordOf(this.entryArgument)));
   }
 
   private hashLog(): void {

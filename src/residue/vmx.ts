@@ -144,6 +144,7 @@ export class Vmx {
       vmcs.setWord(VMCS.EXIT_QUALIFICATION, exit.qualification ?? 0);
       if (isFailedEntry) return;
       vmcs.isLaunched = true;
+      if (exit.rip !== undefined) vmcs.setWord(VMCS.GUEST_RIP, exit.rip);
       vmcs.set(VMCS.VM_EXIT_INTR_INFO, exit.interruption ?? 0, 0);
       vmcs.set(VMCS.VM_EXIT_INTR_ERROR_CODE, 0, 0);
       vmcs.set(VMCS.IDT_VECTORING_INFO_FIELD, 0, 0);

@@ -8,7 +8,7 @@ const exits = perCpu("asi_exits", bytes(4 * EXIT_REASONS.length, 4));
 
 /** One exit more on this CPU. In one instruction: an NMI may leave in its middle. */
 export function countAsiExit(reason: ExitReason): void {
-  cpu.rmw("add", addVirt(exits.here(), 4 * reason), 4, 1);
+  cpu.modify("add", addVirt(exits.here(), 4 * reason), 4, 1);
 }
 
 /** Exits of CPU `id` because of `reason` since boot. */
