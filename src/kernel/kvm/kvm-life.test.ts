@@ -14,6 +14,7 @@ import {
   ASI_TAINT_OTHER_MM_CONTROL,
   ASI_TAINT_OTHER_MM_DATA,
   ASI_TAINT_USER_DATA,
+  Asi,
   AsiTaintPolicy,
 } from "../asi/asi-struct.ts";
 import { buildKernelImage } from "../boot/kernel-image.ts";
@@ -27,6 +28,7 @@ import { kvmExit, kvmInit } from "./init.ts";
 import { Kvm } from "./kvm-struct.ts";
 import { kvmSetMemoryRegion } from "./memslots.ts";
 import { kvmCreateVm, kvmPutKvm } from "./vm.ts";
+import { kvmSetProtectUserData } from "./vm-domain.ts";
 
 function inKernel<T>(body: () => T, preset: Preset = "cordon", commandLine = "asi=on"): T {
   const image = buildKernelImage({ preset, processes: [], puppets: new Map() });
@@ -74,6 +76,24 @@ test("the policy of the KVM class (spec 2.5)", () => {
   deepEqual(inKernel(policy, "rfc-v2"), [data, ASI_TAINT_OTHER_MM_CONTROL, ASI_TAINT_GUEST_CONTROL]);
 });
 
+test("a monitor that has no secrets keeps its own data out of the policy of its domain, and of nothing else's (protect_user_data)", () => {
+  inKernel(() => {
+    const kvm = newVm(newMm());
+    const policy = (): readonly number[] => {
+      const view = AsiTaintPolicy.at(Asi.at(Kvm.at(kvm).asi).policy);
+      return [view.protectData, view.preventControl, view.set];
+    };
+    const others = ASI_TAINT_KERNEL_DATA | ASI_TAINT_OTHER_MM_DATA;
+    const rest = [ASI_TAINT_OTHER_MM_CONTROL, ASI_TAINT_GUEST_DATA | ASI_TAINT_GUEST_CONTROL];
+    deepEqual(policy(), [others | ASI_TAINT_USER_DATA, ...rest]);
+    equal(kvmSetProtectUserData(kvm, 0), 0);
+    deepEqual(policy(), [others, ...rest]);
+    equal(kvmSetProtectUserData(kvm, 1), 0);
+    deepEqual(policy(), [others | ASI_TAINT_USER_DATA, ...rest]);
+    kvmPutKvm(kvm);
+  });
+});
+
 test("a VM is initialised once; in the posted series twice (spec 2.12, hunk 7)", () => {
   const calls = (): number => Kvm.at(newVm(newMm())).vmInitCalls;
   equal(inKernel(calls), 1);
@@ -102,6 +122,27 @@ test("the class is given back when the hypervisor is unloaded, and can be had ag
   });
 });
 
+test("loading and unloading the hypervisor keeps no page (S9)", () => {
+  inKernel(() => {
+    kvmExit();
+    const free = freeCount();
+    equal(kvmInit(), 0);
+    ok(freeCount() < free);
+    kvmExit();
+    equal(freeCount(), free);
+    equal(kvmInit(), 0);
+  });
+});
+
+test("when the hypervisor finds no memory to load, the class is given back (hunk 3, out_asi_uninit)", () => {
+  inKernel(() => {
+    kvmExit();
+    exhaust();
+    equal(kvmInit(), ENOMEM);
+    equal(asiClassPolicy(ASI_CLASS_KVM), NULL);
+  });
+});
+
 const LARGEST_ORDER = 10;
 
 /** Takes all memory, block by block. */
@@ -118,32 +159,34 @@ function freeCount(): number {
   return nrFreePages();
 }
 
-test("memory that runs out at any point of making a VM leaves nothing behind (S9)", () => {
-  inKernel(() => {
-    const mm = newMm();
-    // The caches and shared tables that stay are there after the first.
-    kvmPutKvm(newVm(mm));
-    freeCount();
-    // Given back one by one, so that each time one page more is there. They are taken first: only then is memory in single pages.
-    const spares = Array.from({ length: 8 }, () => take(0));
-    exhaust();
-    const failures: (0 | Errno)[] = [];
-    for (const page of spares) {
-      const free = freeCount();
-      const users = Mm.at(mm).count;
-      const kvm = kvmCreateVm(mm);
-      failures.push(isErr(kvm) ? kvm : 0);
-      if (!isErr(kvm)) kvmPutKvm(kvm);
-      equal(Mm.at(mm).count, users);
-      equal(Mm.at(mm).asi.get(ASI_CLASS_KVM).refCount, 0);
-      equal(freeCount(), free, `with ${free} pages`);
-      freePages(page, 0);
-    }
-    equal(failures[0], ENOMEM);
-    equal(failures[1], ENOMEM, "room for the root of the EPT, none for the domain");
-    equal(failures.at(-1), 0);
+for (const preset of ["cordon", "rfc-v2"] as const) {
+  test(`memory that runs out at any point of making a VM leaves nothing behind (S9, ${preset})`, () => {
+    inKernel(() => {
+      const mm = newMm();
+      // The caches and shared tables that stay are there after the first.
+      kvmPutKvm(newVm(mm));
+      freeCount();
+      // Given back one by one, so that each time one page more is there. They are taken first: only then is memory in single pages.
+      const spares = Array.from({ length: 8 }, () => take(0));
+      exhaust();
+      const failures: (0 | Errno)[] = [];
+      for (const page of spares) {
+        const free = freeCount();
+        const users = Mm.at(mm).count;
+        const kvm = kvmCreateVm(mm);
+        failures.push(isErr(kvm) ? kvm : 0);
+        if (!isErr(kvm)) kvmPutKvm(kvm);
+        equal(Mm.at(mm).count, users);
+        equal(Mm.at(mm).asi.get(ASI_CLASS_KVM).refCount, 0);
+        equal(freeCount(), free, `with ${free} pages`);
+        freePages(page, 0);
+      }
+      equal(failures[0], ENOMEM);
+      equal(failures[1], ENOMEM, "room for the root of the EPT, none for the domain");
+      equal(failures.at(-1), 0);
+    }, preset);
   });
-});
+}
 
 function region(slot: number, gpa: number, bytes: number, hva: number, flags = 0): (use: (at: VirtAddr) => 0 | Errno) => 0 | Errno {
   return (use) => {

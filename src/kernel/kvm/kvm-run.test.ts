@@ -119,6 +119,48 @@ test("the guest is entered from the restricted address space, and its exit comes
   }
 });
 
+/** VMWRITEs of HOST_CR3 from the first VM entry on, and how many entries there were. */
+function hostCr3Writes(exits: Parameters<typeof runScript>[0]): readonly [writes: number, entries: number] {
+  let writes = 0;
+  let entries = 0;
+  runScript(exits, {
+    ...KVM_ONLY,
+    beforeEntry: (machine) => {
+      if (entries++ > 0) return;
+      const { virtualization } = machine.cpu(0);
+      const write = virtualization.write.bind(virtualization);
+      virtualization.write = (field, low, high) => {
+        if (field === VMCS.HOST_CR3) writes++;
+        return write(field, low, high);
+      };
+    },
+  });
+  return [writes, entries];
+}
+
+test("HOST_CR3 is written when CR3 is another one than at the last entry, and not else (seed, HOST_CR3 hunk)", () => {
+  deepEqual(hostCr3Writes([vmcallExit(1), vmcallExit(1), vmcallExit(1), hltExit()]), [0, 4]);
+  // The monitor runs in between, but the domain's tables are where they were.
+  deepEqual(hostCr3Writes([outExit(COM1, 0x41), outExit(COM1, 0x41), hltExit()]), [0, 3]);
+});
+
+test("a VM entry that is refused ends the critical section like an exit (seed, asi_relax)", () => {
+  let entries = 0;
+  const result = runScript([vmcallExit(1), hltExit()], {
+    ...KVM_ONLY,
+    beforeEntry: (machine) => {
+      if (entries++ > 0) return;
+      // The next one is a VMLAUNCH of a VMCS that is launched: error 4 (SDM vol. 3, 32.4).
+      const { virtualization } = machine.cpu(0);
+      const check = virtualization.check.bind(virtualization);
+      virtualization.check = (isResume) => check(!isResume);
+    },
+  });
+  deepEqual(result.endings, [{ kind: "error", status: 0, reason: "VM entry failed: 0x4" }]);
+  // At the end of KVM_RUN asi_exit() would complain of a critical section.
+  equal(count(result, TRACE_WARN), 0);
+});
+
 test("KVM's own L1D flush comes after asi_enter() (seed, vmx_vcpu_enter_exit)", () => {
   const classes: number[] = [];
   let isWatched = false;
