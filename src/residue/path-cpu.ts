@@ -110,7 +110,8 @@ export abstract class PathCpu extends RegisterCpu implements Undoable {
     }
   }
 
-  protected get isDeliverable(): boolean {
+  /** Something pends that is not masked. */
+  get isDeliverable(): boolean {
     const { state } = this;
     if (state.isMachineCheckPending || (state.isNmiPending && !state.isNmiBlocked)) return true;
     return (state.rflags & RFLAGS_IF) !== 0 && this.apic.pending(0) >= 0;

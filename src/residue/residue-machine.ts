@@ -104,13 +104,18 @@ export class ResidueMachine implements Undoable {
         if (!cpu.canRun) continue;
         progressed = true;
         turns++;
-        cpu.turn();
-        this.answerMailbox();
+        this.turn(cpu.id);
         if (until()) return "done";
       }
       if (!progressed && !this.advanceTime()) return "idle";
     }
     return "limit";
+  }
+
+  /** One turn of one CPU, and of the firmware if it asked for something. */
+  turn(index: number): void {
+    this.cpu(index).turn();
+    this.answerMailbox();
   }
 
   /** Time stands still from now on: times in memory are constants, and timers fire when `cpu.fireTimer()` says so. */
