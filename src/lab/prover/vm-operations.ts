@@ -16,7 +16,7 @@ import {
   SYS,
 } from "../../abi/index.ts";
 import { EPT_VIOLATION_ACC_READ, EPT_VIOLATION_ACC_WRITE, EPT_VIOLATION_GVA_IS_VALID, PAGE_SIZE } from "../../hardware/index.ts";
-import { eptViolationExit, hltExit, outExit, vmcallExit } from "../../residue/index.ts";
+import { eptViolationExit, type GuestExit, hltExit, outExit, vmcallExit } from "../../residue/index.ts";
 import { ARGUMENTS, GUEST_BYTES, guestMemoryAddress, MAX_VCPUS, MAX_VMS } from "./call-arguments.ts";
 import { call, type GuestLeaves, type Operation, type Part } from "./operation.ts";
 import type { ProcessMemory } from "./process-memory.ts";
@@ -82,20 +82,35 @@ function destroyVm(vm: number): readonly Part[] {
 
 const RESOLVED = EPT_VIOLATION_ACC_WRITE | EPT_VIOLATION_GVA_IS_VALID;
 
+/**
+ * The guest is a loop around the instruction that exits: it comes back to the same place with nothing in its registers, so that running it
+ * again leads to the same state.
+ */
+function again(exit: GuestExit): GuestExit {
+  return { ...exit, instructionLength: 0, registers: [...CLEARED, ...(exit.registers ?? [])] };
+}
+
+/** RAX, RCX, RBX. */
+const CLEARED: readonly (readonly [number, number])[] = [
+  [0, 0],
+  [1, 0],
+  [3, 0],
+];
+
 /** How a guest leaves first; after that it halts, which ends KVM_RUN. */
 const GUEST_LEAVES: Readonly<Record<string, readonly GuestLeaves[]>> = {
   HLT: [],
-  VMCALL: [vmcallExit(1)],
-  "port output": [outExit(0xe9, 0x41)],
-  "EPT violation": [eptViolationExit(PAGE_SIZE * 3, RESOLVED)],
-  "EPT violation of a read": [eptViolationExit(0, EPT_VIOLATION_ACC_READ | EPT_VIOLATION_GVA_IS_VALID)],
+  VMCALL: [again(vmcallExit(1))],
+  "port output": [again(outExit(0xe9, 0x41))],
+  "EPT violation": [again(eptViolationExit(PAGE_SIZE * 3, RESOLVED))],
+  "EPT violation of a read": [again(eptViolationExit(0, EPT_VIOLATION_ACC_READ | EPT_VIOLATION_GVA_IS_VALID))],
   "external interrupt": ["interrupt"],
   NMI: ["nmi"],
   "running on": ["runs on"],
 };
 
 /** The last exit of every KVM_RUN. */
-export const LAST_EXIT = hltExit();
+export const LAST_EXIT = again(hltExit());
 
 const isMain = (memory: ProcessMemory): boolean => memory.role === "main";
 

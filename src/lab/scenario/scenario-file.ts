@@ -1,9 +1,8 @@
 // Reading a scenario: YAML to a checked value, or one line that names the file, the line and what is accepted there.
-import { Ajv2020, type ErrorObject } from "ajv/dist/2020.js";
-import { type Document, isMap, isNode, LineCounter, parseDocument } from "yaml";
-import { CPU_MODELS, type CpuModel, DEFAULT_CPU_MODEL, findCpuModel, UsageError } from "../../hardware/index.ts";
+import { CPU_MODELS, type CpuModel, DEFAULT_CPU_MODEL, findCpuModel } from "../../hardware/index.ts";
 import type { Preset } from "../../kernel/index.ts";
 import type { Gear } from "../../machine/index.ts";
+import { type Path, YamlFile } from "../yaml-file.ts";
 import { scenarioSchema } from "./scenario-schema.ts";
 
 /** A program: a file of the host, or one of the RAM file system. */
@@ -76,98 +75,24 @@ const DEFAULT_GUEST_BYTES = 16 * MIB;
 const GUEST_BYTES = { min: 2 * MIB, max: 1024 * MIB };
 const HOST_BYTES = { min: 64 * MIB, max: 8192 * MIB };
 const DEFAULT_LIMIT = 20_000_000_000;
-/** Nesting and aliases beyond any scenario: a document that exceeds it is refused, not expanded. */
-const MAX_ALIASES = 100;
+type Range = { readonly min: number; readonly max: number };
 
-type Path = readonly (string | number)[];
-
-class ScenarioReader {
-  private readonly file: string;
-  private readonly document: Document.Parsed;
-  private readonly lines: LineCounter;
-
-  constructor(file: string, document: Document.Parsed, lines: LineCounter) {
-    this.file = file;
-    this.document = document;
-    this.lines = lines;
-  }
-
-  /** Throws the one line. */
-  refuse(path: Path, message: string, atKey?: string): never {
-    const place = path.length === 0 ? "" : `${pathText(path)}: `;
-    throw new UsageError(`${this.file}:${this.lineOf(path, atKey)}: ${place}${message}`);
-  }
-
-  private lineOf(path: Path, atKey: string | undefined): number {
-    const node = path.length === 0 ? this.document.contents : this.document.getIn(path, true);
-    if (atKey !== undefined && isMap(node)) {
-      const pair = node.items.find(({ key }) => isNode(key) && String(key) === atKey);
-      if (pair !== undefined && isNode(pair.key) && pair.key.range) return this.lines.linePos(pair.key.range[0]).line;
-    }
-    if (isNode(node) && node.range) return this.lines.linePos(node.range[0]).line;
-    return path.length === 0 ? 1 : this.lineOf(path.slice(0, -1), undefined);
-  }
-
-  size(path: Path, text: string | undefined, otherwise: number, range: { readonly min: number; readonly max: number }): number {
-    if (text === undefined) return otherwise;
-    const bytes = Number.parseInt(text, 10) * (UNITS[text.slice(-1)] ?? 1);
-    if (bytes < range.min || bytes > range.max)
-      this.refuse(path, `${text}: a size from ${range.min / MIB}M to ${range.max / MIB}M is accepted`);
-    return bytes;
-  }
-}
-
-function pathText(path: Path): string {
-  return path.map((part, i) => (typeof part === "number" ? `[${part}]` : i === 0 ? part : `.${part}`)).join("");
-}
-
-function accepted(error: ErrorObject): string {
-  const schema = error.parentSchema as { readonly description?: string; readonly type?: string } | undefined; // ajv: verbose
-  if (error.keyword === "enum") return `one of ${(error.params as { allowedValues: string[] }).allowedValues.join(", ")} is accepted`;
-  return `${schema?.description ?? `a value of type ${schema?.type ?? "another kind"}`} is accepted`;
-}
-
-function refuseSchemaError(reader: ScenarioReader, error: ErrorObject): never {
-  const path = error.instancePath
-    .split("/")
-    .slice(1)
-    .map((part) => (/^\d+$/.test(part) ? Number(part) : part.replace(/~1/g, "/").replace(/~0/g, "~")));
-  if (error.keyword === "additionalProperties") {
-    const key = (error.params as { additionalProperty: string }).additionalProperty;
-    const known = Object.keys((error.parentSchema as { properties?: object } | undefined)?.properties ?? {});
-    reader.refuse(path, `unknown key "${key}"; accepted: ${known.join(", ")}`, key);
-  }
-  if (error.keyword === "required") {
-    reader.refuse(path, `the key "${(error.params as { missingProperty: string }).missingProperty}" is missing`);
-  }
-  if (path.length === 0) reader.refuse(path, `a mapping is accepted, with ${Object.keys(scenarioSchema.properties).join(", ")}`);
-  reader.refuse(path, accepted(error));
+function sizeOf(file: YamlFile, path: Path, text: string | undefined, otherwise: number, range: Range): number {
+  if (text === undefined) return otherwise;
+  const bytes = Number.parseInt(text, 10) * (UNITS[text.slice(-1)] ?? 1);
+  if (bytes < range.min || bytes > range.max)
+    file.refuse(path, `${text}: a size from ${range.min / MIB}M to ${range.max / MIB}M is accepted`);
+  return bytes;
 }
 
 /** Parses and checks a scenario. `file` is its name for messages. UsageError: `FILE:LINE: where: what is accepted`. */
 export function parseScenario(text: string, file: string): Scenario {
-  const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
-  const [problem] = document.errors;
-  if (problem !== undefined) throw new UsageError(`${file}:${lines.linePos(problem.pos[0]).line}: ${problem.message.split("\n")[0]}`);
-  const reader = new ScenarioReader(file, document, lines);
-  let value: unknown;
-  try {
-    value = document.toJS({ maxAliasCount: MAX_ALIASES });
-  } catch (error) {
-    reader.refuse([], error instanceof Error ? error.message : String(error));
-  }
-  const validate = new Ajv2020({ allErrors: false, verbose: true }).compile<RawScenario>(scenarioSchema);
-  if (!validate(value)) {
-    const error = validate.errors?.[0];
-    if (error !== undefined) refuseSchemaError(reader, error);
-    throw new UsageError(`${file}: not a scenario`);
-  }
-  return checked(value, reader);
+  const reader = new YamlFile(file, text, scenarioSchema);
+  return checked(reader.value<RawScenario>(), reader);
 }
 
 /** What no schema can say: that names differ, that CPUs are there, that each program has one source. */
-function checked(raw: RawScenario, reader: ScenarioReader): Scenario {
+function checked(raw: RawScenario, reader: YamlFile): Scenario {
   const cpus = raw.cpus ?? 1;
   const names = new Set<string>();
   const common = (path: Path, entry: { readonly name: string; readonly cpu?: number }): number => {
@@ -187,7 +112,7 @@ function checked(raw: RawScenario, reader: ScenarioReader): Scenario {
   const guests = (raw.guests ?? []).map((entry, i): ScenarioGuest => {
     const path = ["guests", i];
     const cpu = common(path, entry);
-    const memoryBytes = reader.size([...path, "memory"], entry.memory, DEFAULT_GUEST_BYTES, GUEST_BYTES);
+    const memoryBytes = sizeOf(reader, [...path, "memory"], entry.memory, DEFAULT_GUEST_BYTES, GUEST_BYTES);
     return { name: entry.name, image: entry.image, memoryBytes, append: entry.append ?? "", cpu };
   });
   if (programs.length + guests.length === 0)
@@ -195,7 +120,7 @@ function checked(raw: RawScenario, reader: ScenarioReader): Scenario {
   return {
     model: findCpuModel(raw.cpu ?? DEFAULT_CPU_MODEL.key) ?? CPU_MODELS[0] ?? DEFAULT_CPU_MODEL,
     cpus,
-    memoryBytes: raw.memory === undefined ? undefined : reader.size(["memory"], raw.memory, 0, HOST_BYTES),
+    memoryBytes: raw.memory === undefined ? undefined : sizeOf(reader, ["memory"], raw.memory, 0, HOST_BYTES),
     commandLine: raw.cmdline ?? "asi=on",
     preset: raw.preset ?? "cordon",
     gear: raw.gear ?? "architectural",
