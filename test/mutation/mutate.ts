@@ -6,7 +6,7 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Candidate, collect } from "./collection.ts";
 import { type Execution, hashOf, isExecuted } from "./execution.ts";
-import { readExplanations } from "./explanations.ts";
+import { type Explanation, explanationOf, isExcused, readExplanations } from "./explanations.ts";
 import { measureExecutions } from "./measuring.ts";
 import { type MutateOptions, parseOptions, UsageError } from "./options.ts";
 import { WitnessOrder } from "./planning.ts";
@@ -120,13 +120,19 @@ function witnessNamed(name: string): Witness {
   return CHECKS.find((check) => check.name === name) ?? testWitness(name);
 }
 
-async function runAll(options: MutateOptions, candidates: readonly Candidate[], results: Results, progress: Progress): Promise<void> {
+async function runAll(
+  options: MutateOptions,
+  candidates: readonly Candidate[],
+  results: Results,
+  explanations: readonly Explanation[],
+  progress: Progress,
+): Promise<void> {
   const wanted = candidates
     .filter((candidate) => options.groups.includes(candidate.group) && isOnly(options, candidate.mutant.file))
     .filter((_, index) => index % options.sample === 0)
     .filter(({ mutant, hash }) => {
       const before = results.of(mutant.key, hash);
-      return before === undefined || (options.again && !isRefuted(before.verdict));
+      return before === undefined || (options.again && !isRefuted(before.verdict) && !isExcused(explanationOf(mutant, explanations)));
     });
   if (wanted.length === 0) return;
   const trees = Array.from({ length: options.jobs }, (_, index) => join(STORE, `worker-${index}`));
@@ -168,7 +174,7 @@ async function main(args: readonly string[]): Promise<number> {
   if (options.only.length > 0 && !collection.candidates.some(({ mutant }) => isOnly(options, mutant.file))) {
     throw new UsageError(`--only: no source file's path contains ${options.only.join(" or ")}`);
   }
-  if (!options.reportOnly) await runAll(options, collection.candidates, results, progress);
+  if (!options.reportOnly) await runAll(options, collection.candidates, results, explanations, progress);
   const judged = judge(collection.candidates, ({ mutant, hash }) => results.of(mutant.key, hash), explanations);
   writeFileSync(REPORT, reportText(collection, judged));
   const selected = judged.filter(({ candidate }) => options.groups.includes(candidate.group) && isOnly(options, candidate.mutant.file));

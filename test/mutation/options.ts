@@ -10,7 +10,7 @@ export interface MutateOptions {
   readonly jobs: number;
   /** Forget all results. */
   readonly isFresh: boolean;
-  /** Run those again that no witness refuted. */
+  /** Run those again that no witness refuted and no explanation excuses. */
   readonly again: boolean;
   /** Run nothing; write the report of what is known. */
   readonly reportOnly: boolean;
@@ -24,7 +24,7 @@ export const USAGE = `npm run mutate -- [options]: changes the kernel one statem
   --only FILE    only source files whose path contains FILE; may be repeated
   --sample N     only every N-th mutant
   --jobs N       at the same time (2)
-  --again        those once more that nothing refuted
+  --again        those once more that nothing refuted and nothing excuses
   --fresh        forget earlier results
   --report       run nothing, write docs/mutation.md from what is known`;
 

@@ -18,6 +18,7 @@ import {
   AsiTaintPolicy,
 } from "../asi/asi-struct.ts";
 import { buildKernelImage } from "../boot/kernel-image.ts";
+import { FAIL_NEVER, failAlloc } from "../mm/fail-alloc.ts";
 import { __GFP_SENSITIVE, GFP_KERNEL } from "../mm/gfp.ts";
 import { mmAlloc } from "../mm/mm.ts";
 import { Mm, type MmPtr } from "../mm/mm-struct.ts";
@@ -65,6 +66,20 @@ test("two VMs of one process share its KVM domain, and the last one takes it awa
   });
 });
 
+test("with domain_per_vm two VMs of one process have a domain each, and are told apart by their data", () => {
+  inKernel(
+    () => {
+      const mm = newMm();
+      const [first, second] = [Kvm.at(newVm(mm)), Kvm.at(newVm(mm))];
+      ok(first.asi !== NULL && second.asi !== NULL && first.asi !== second.asi);
+      equal(second.label, first.label + 1);
+      equal(Mm.at(mm).asi.get(ASI_CLASS_KVM).refCount, 0);
+    },
+    "cordon",
+    "asi=on cordon.domain_per_vm=on",
+  );
+});
+
 test("the policy of the KVM class (spec 2.5)", () => {
   const policy = (): readonly number[] => {
     const view = AsiTaintPolicy.at(asiClassPolicy(ASI_CLASS_KVM));
@@ -100,17 +115,57 @@ test("a VM is initialised once; in the posted series twice (spec 2.12, hunk 7)",
   equal(inKernel(calls, "rfc-v2"), 2);
 });
 
-test("without ASI a VM has no domain", () => {
-  inKernel(
-    () => {
-      const kvm = newVm(newMm());
-      equal(Kvm.at(kvm).asi, NULL);
-      kvmPutKvm(kvm);
-    },
-    "cordon",
-    "asi=off",
-  );
-});
+for (const commandLine of ["asi=off", "asi=off cordon.domain_per_vm=on"]) {
+  test(`without ASI a VM has no domain (${commandLine})`, () => {
+    inKernel(
+      () => {
+        const kvm = newVm(newMm());
+        equal(Kvm.at(kvm).asi, NULL);
+        kvmPutKvm(kvm);
+      },
+      "cordon",
+      commandLine,
+    );
+  });
+}
+
+for (const [preset, commandLine, steps] of [
+  // The VM, the root of its EPT, the root of the domain, vm_init; as posted vm_init twice; the record of a domain of its own.
+  ["cordon", "asi=on", 4],
+  ["rfc-v2", "asi=on", 5],
+  ["cordon", "asi=on cordon.domain_per_vm=on", 5],
+] as const) {
+  test(`whichever step of making a VM fails, those before it are undone (S9; hunk 7, out_asi_destroy; ${preset}, ${commandLine})`, () => {
+    inKernel(
+      () => {
+        const mm = newMm();
+        kvmPutKvm(newVm(mm)); // slabs and shared tables that stay are there after the first
+        failAlloc.arm(FAIL_NEVER);
+        kvmPutKvm(newVm(mm));
+        equal(failAlloc.attempts(), steps);
+        const free = freeCount();
+        const users = Mm.at(mm).count;
+        for (let nth = 1; nth <= steps; nth++) {
+          // More often than small objects go in a page, so that one that is kept costs one.
+          for (let i = 0; i < 128; i++) {
+            asiAsyncFreeWork(); // pages that wait to be freed would be a second chance
+            failAlloc.arm(nth);
+            equal(kvmCreateVm(mm), ENOMEM, `step ${nth}`);
+            equal(failAlloc.failed(), 1);
+          }
+          equal(freeCount(), free, `step ${nth} leaks`);
+          equal(Mm.at(mm).count, users);
+          equal(Mm.at(mm).asi.get(ASI_CLASS_KVM).refCount, 0);
+        }
+        failAlloc.disarm();
+        kvmPutKvm(newVm(mm));
+        equal(freeCount(), free);
+      },
+      preset,
+      commandLine,
+    );
+  });
+}
 
 test("the class is given back when the hypervisor is unloaded, and can be had again (hunk 3)", () => {
   inKernel(() => {

@@ -6,6 +6,7 @@ import { asiDestroy, asiInit } from "../asi/asi-domain.ts";
 import { protectUserData } from "../asi/asi-options.ts";
 import { asiRfcV2 } from "../asi/asi-state.ts";
 import { ASI_CLASS_KVM } from "../asi/asi-struct.ts";
+import { shouldFailAlloc } from "../mm/fail-alloc.ts";
 import { GFP_KERNEL_ACCOUNT } from "../mm/gfp.ts";
 import { mmdrop, mmgrab } from "../mm/mm.ts";
 import { Mm, type MmPtr } from "../mm/mm-struct.ts";
@@ -23,8 +24,9 @@ function unlockVmList(): void {
   spinUnlock(addVirt(kvmGlobals, KvmGlobals.offset.kvmLock));
 }
 
-/** Kernel: `vmx_vm_init()`: nothing that could fail is left of it here. */
+/** Kernel: `vmx_vm_init()`. Nothing that could fail is left of it here; a failure can be injected, so that its callers' way back is walked. */
 function vmxVmInit(kvm: Ptr<"kvm">): 0 | Errno {
+  if (shouldFailAlloc()) return ENOMEM;
   Kvm.at(kvm).vmInitCalls += 1;
   return 0;
 }
