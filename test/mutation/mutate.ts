@@ -20,8 +20,8 @@ const STORE = join(ROOT, "build", "mutate");
 const REPORT = join(ROOT, "docs", "mutation.md");
 const EXPLANATIONS = join(ROOT, "test", "mutation", "explanations.json");
 
-/** What one mutant may cost. */
-const BUDGET_MILLISECONDS = 60_000;
+/** What a witness is taken to cost of which nothing is known. */
+const UNKNOWN_COST = 10_000;
 /** A witness hangs when it takes this many times as long as on the kernel as it is, and this long at least. */
 const HANG_FACTOR = 4;
 const HANG_MILLISECONDS = 15_000;
@@ -48,10 +48,13 @@ class Campaign {
   private readonly order = new WitnessOrder();
   private readonly results: Results;
   private readonly executions: ReadonlyMap<string, Execution>;
+  /** What one mutant may cost, in ms. */
+  private readonly budget: number;
   /** Hashes of the files below dist/ as the tests execute them. */
   private readonly outputHashes = new Map<string, string>();
 
-  constructor(results: Results, executions: ReadonlyMap<string, Execution>) {
+  constructor(results: Results, executions: ReadonlyMap<string, Execution>, budget: number) {
+    this.budget = budget;
     this.results = results;
     this.executions = executions;
   }
@@ -61,7 +64,7 @@ class Campaign {
     const started = Date.now();
     const { mutant, hash, output, text, original } = candidate;
     const names = this.witnessesOf(candidate);
-    const cost = (name: string): number => this.executions.get(name)?.milliseconds ?? BUDGET_MILLISECONDS;
+    const cost = (name: string): number => this.executions.get(name)?.milliseconds ?? UNKNOWN_COST;
     const ordered = this.order.order(names, mutant.file, mutant.where, this.results.lastWitness(mutant.key), cost);
     const target = join(tree, "dist", output);
     writeFileSync(target, text);
@@ -69,7 +72,7 @@ class Campaign {
     let verdict: Verdict = ordered.length === 0 ? "not executed" : "survived";
     let refutation: { readonly witness: string; readonly by: string } | undefined;
     for (const name of ordered) {
-      const left = BUDGET_MILLISECONDS - (Date.now() - started);
+      const left = this.budget - (Date.now() - started);
       const hang = Math.max(HANG_MILLISECONDS, HANG_FACTOR * cost(name));
       if (left < cost(name)) {
         verdict = "over budget";
@@ -139,7 +142,7 @@ async function runAll(
   for (const tree of trees) makeTree(ROOT, tree);
   const isKernel = (file: string): boolean => /^src\/kernel\/(?:asi|entry|kvm)\//.test(file) && !file.endsWith(".test.js");
   const executions = await measureExecutions(ROOT, join(STORE, "executions.json"), trees, isKernel, (text) => progress.show(text));
-  const campaign = new Campaign(results, executions);
+  const campaign = new Campaign(results, executions, 1000 * options.budget);
   const started = Date.now();
   let [next, done, survived] = [0, 0, 0];
   await Promise.all(

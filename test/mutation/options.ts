@@ -8,6 +8,8 @@ export interface MutateOptions {
   /** Every n-th mutant. */
   readonly sample: number;
   readonly jobs: number;
+  /** What one mutant may cost, in seconds. */
+  readonly budget: number;
   /** Forget all results. */
   readonly isFresh: boolean;
   /** Run those again that no witness refuted and no explanation excuses. */
@@ -24,15 +26,17 @@ export const USAGE = `npm run mutate -- [options]: changes the kernel one statem
   --only FILE    only source files whose path contains FILE; may be repeated
   --sample N     only every N-th mutant
   --jobs N       at the same time (2)
+  --budget N     seconds for one mutant (60); what takes longer is "over budget", and --again tries it again
   --again        those once more that nothing refuted and nothing excuses
   --fresh        forget earlier results
   --report       run nothing, write docs/mutation.md from what is known`;
 
 const MOST_JOBS = 64;
+const LARGEST_BUDGET = 60;
 
 export function parseOptions(args: readonly string[]): MutateOptions {
   const only: string[] = [];
-  let [sample, jobs] = [1, 2];
+  let [sample, jobs, budget] = [1, 2, LARGEST_BUDGET];
   const flags = new Set<string>();
   for (let i = 0; i < args.length; i++) {
     const name = args[i] ?? "";
@@ -44,6 +48,7 @@ export function parseOptions(args: readonly string[]): MutateOptions {
     if (name === "--only") only.push(value());
     else if (name === "--sample") sample = count(name, value(), Number.MAX_SAFE_INTEGER);
     else if (name === "--jobs") jobs = count(name, value(), MOST_JOBS);
+    else if (name === "--budget") budget = count(name, value(), LARGEST_BUDGET);
     else if (["--seed-hunks", "--kvm", "--fresh", "--again", "--report"].includes(name)) flags.add(name);
     else throw new UsageError(`unknown option ${name}\n${USAGE}`);
   }
@@ -53,6 +58,7 @@ export function parseOptions(args: readonly string[]): MutateOptions {
     only,
     sample,
     jobs,
+    budget,
     isFresh: flags.has("--fresh"),
     again: flags.has("--again"),
     reportOnly: flags.has("--report"),

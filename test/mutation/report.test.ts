@@ -122,7 +122,7 @@ test("a command that the options do not make is bad usage", () => {
   deepEqual(parseOptions([]).groups, ["seed", "asi", "entry"]);
   deepEqual(parseOptions(["--seed-hunks", "--sample", "5", "--jobs", "1"]).groups, ["seed"]);
   deepEqual(parseOptions(["--only", "nmi.ts", "--only", "fred.ts"]).only, ["nmi.ts", "fred.ts"]);
-  for (const wrong of [["--sample", "0"], ["--jobs"], ["--only"], ["--sead-hunks"], ["--seed-hunks", "--kvm"]]) {
+  for (const wrong of [["--sample", "0"], ["--jobs"], ["--budget", "61"], ["--only"], ["--sead-hunks"], ["--seed-hunks", "--kvm"]]) {
     throws(() => parseOptions(wrong), UsageError);
   }
 });
