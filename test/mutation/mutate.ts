@@ -59,6 +59,14 @@ class Campaign {
     this.executions = executions;
   }
 
+  /** What refuted mutants before says where to look first. */
+  learn(candidates: readonly Candidate[]): void {
+    for (const { mutant } of candidates) {
+      const witness = this.results.lastWitness(mutant.key);
+      if (witness !== undefined) this.order.record(witness, mutant.file, mutant.where, true);
+    }
+  }
+
   /** Tries the witnesses of one mutant until one refutes it. */
   async run(candidate: Candidate, tree: string): Promise<Result> {
     const started = Date.now();
@@ -143,6 +151,7 @@ async function runAll(
   const isKernel = (file: string): boolean => /^src\/kernel\/(?:asi|entry|kvm)\//.test(file) && !file.endsWith(".test.js");
   const executions = await measureExecutions(ROOT, join(STORE, "executions.json"), trees, isKernel, (text) => progress.show(text));
   const campaign = new Campaign(results, executions, 1000 * options.budget);
+  campaign.learn(candidates);
   const started = Date.now();
   let [next, done, survived] = [0, 0, 0];
   await Promise.all(

@@ -7,9 +7,12 @@ interface Tally {
   refuted: number;
 }
 
-/** A test beside the file refutes sooner than one at the other end of the kernel. */
-const LIKELY_NEAR = 0.4;
+/** A test beside the file refutes sooner than one of the same room, and that sooner than one at the other end of the kernel. */
+const LIKELY_BESIDE = 0.4;
+const LIKELY_NEAR = 0.3;
 const LIKELY_FAR = 0.12;
+/** Folders that make a room of the kernel: src/kernel/NAME. */
+const ROOM_DEPTH = 3;
 /** Weight of what is assumed against what was seen, in trials. */
 const ASSUMED_TRIALS = 3;
 
@@ -40,12 +43,15 @@ export class WitnessOrder {
   private likelihood(witness: string, file: string, where: string): number {
     const ofFile = this.tallies.get(`${witness}#${file}`) ?? { tried: 0, refuted: 0 };
     const ofFunction = this.tallies.get(`${witness}#${file}#${where}`) ?? { tried: 0, refuted: 0 };
-    const assumed = isNear(witness, file) ? LIKELY_NEAR : LIKELY_FAR;
+    const assumed = assumedLikelihood(witness, file);
     const fromFile = (ofFile.refuted + ASSUMED_TRIALS * assumed) / (ofFile.tried + ASSUMED_TRIALS);
     return (ofFunction.refuted + ASSUMED_TRIALS * fromFile) / (ofFunction.tried + ASSUMED_TRIALS);
   }
 }
 
-function isNear(witness: string, file: string): boolean {
-  return witness.slice(0, witness.lastIndexOf("/")) === file.slice(0, file.lastIndexOf("/"));
+function assumedLikelihood(witness: string, file: string): number {
+  const [of, at] = [witness.split("/").slice(0, -1), file.split("/").slice(0, -1)];
+  if (of.join("/") === at.join("/")) return LIKELY_BESIDE;
+  const isSameRoom = at.length >= ROOM_DEPTH && of.slice(0, ROOM_DEPTH).join("/") === at.slice(0, ROOM_DEPTH).join("/");
+  return isSameRoom ? LIKELY_NEAR : LIKELY_FAR;
 }
