@@ -40,6 +40,13 @@ export class Visited {
     return true;
   }
 
+  clear(): void {
+    this.low.fill(EMPTY);
+    this.high.fill(EMPTY);
+    this.hasZero = false;
+    this.size = 0;
+  }
+
   /** Its slot, or the complement of the free slot where it would stand. */
   private slotOf(low: number, high: number): number {
     const mask = this.low.length - 1;
