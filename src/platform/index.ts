@@ -2,7 +2,7 @@
 export { type CpuidResult, cpuidOf } from "./cpuid.ts";
 export { IoBus, type IoHost, PORT_COM1_DATA, PORT_COM1_LINE_STATUS, PORT_DEBUG_CONSOLE, PORT_DEBUG_EXIT } from "./io-bus.ts";
 export { LOCAL_APIC_WORDS, LocalApic, type LocalApicState } from "./local-apic.ts";
-export { logMachineCheck, MACHINE_CHECK_RESET, type MachineCheck } from "./machine-check.ts";
+export { isMachineCheckUnderWay, logMachineCheck, MACHINE_CHECK_RESET, type MachineCheck } from "./machine-check.ts";
 export { hasVmcsField, VMCS_BYTES, VMCS_REVISION, VmcsRegion, vmcsOffset } from "./vmcs-region.ts";
 export {
   type Controls,

@@ -44,9 +44,14 @@ export const MACHINE_CHECK_RESET: readonly (readonly [msr: number, value: Halves
   [MSR_IA32_MC0_MISC, [0, 0]],
 ];
 
+/** A machine check was logged whose handler has not cleared MCIP. */
+export function isMachineCheckUnderWay(msrs: MachineCheckRegisters): boolean {
+  return ((msrs.get(MSR_IA32_MCG_STATUS)?.[0] ?? 0) & MCG_STATUS_MCIP) !== 0;
+}
+
 /** Logs `event` in the registers. @returns false: another machine check is under way (MCIP), which is a shutdown. */
 export function logMachineCheck(msrs: MachineCheckRegisters, event: MachineCheck): boolean {
-  const wasUnderWay = ((msrs.get(MSR_IA32_MCG_STATUS)?.[0] ?? 0) & MCG_STATUS_MCIP) !== 0;
+  const wasUnderWay = isMachineCheckUnderWay(msrs);
   msrs.set(MSR_IA32_MC0_STATUS, [event.errorCode, (MCI_STATUS_VAL | MCI_STATUS_UC | MCI_STATUS_EN | MCI_STATUS_ADDRV) >>> 0]);
   msrs.set(MSR_IA32_MC0_ADDR, [event.address >>> 0, Math.floor(event.address / 2 ** 32)]);
   msrs.set(MSR_IA32_MCG_STATUS, [MCG_STATUS_MCIP | (event.isRestartable ? MCG_STATUS_RIPV : 0), 0]);

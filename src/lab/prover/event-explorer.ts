@@ -1,40 +1,15 @@
 // One state's events in every way that the bounds allow: an event runs once undisturbed, then with an injection before each step where one could
 // make a difference, then with a second one behind it, and so on.
-import { fail, InvariantError } from "../../hardware/index.ts";
-import type { Mark, ResidueCpu, ResidueMachine } from "../../residue/index.ts";
-import type { ResidueCheck } from "../check/index.ts";
-import { PropertyViolation } from "../properties/index.ts";
+import { CR4_MCE, fail, InvariantError, RFLAGS_IF } from "../../hardware/index.ts";
+import { isMachineCheckUnderWay } from "../../platform/index.ts";
+import type { Mark, ResidueCpu } from "../../residue/index.ts";
+import { describeViolation } from "../properties/index.ts";
+import { raiseInterrupt, raiseMachineCheck } from "./deliveries.ts";
 import { decodeInjection, decodeStart, type EventCode, encodeInjection, encodeStart } from "./event-code.ts";
 import type { Explorable, Finding, Visitor } from "./explorable.ts";
 import { INJECTION_KINDS, type InjectionKind } from "./injection.ts";
+import type { EventChoice, System } from "./system.ts";
 import { Visited } from "./visited.ts";
-
-/** What begins: an operation on a CPU. */
-export interface EventChoice {
-  readonly cpu: number;
-  readonly operation: string;
-}
-
-/** A booted kernel whose next event somebody chooses. */
-export interface ExploredSystem {
-  readonly machine: ResidueMachine;
-  readonly check: ResidueCheck;
-  /** All operations; an event's code holds an index of this list. */
-  readonly operations: readonly string[];
-  /** What can begin now, in a fixed order. */
-  choices(into: EventChoice[]): void;
-  /** Runs the chosen CPU until it is at an edge again; a broken invariant is thrown. */
-  runEvent(choice: EventChoice): void;
-  /** Goes on with an event in whose middle the machine was taken back to. */
-  resumeEvent(choice: EventChoice): void;
-  /** After an event, however it ended: nothing of it stays but what the machine holds. */
-  settle(): void;
-  /** An injection of that kind would be delivered, or noticed, before the next step. */
-  canInject(cpu: ResidueCpu, kind: InjectionKind): boolean;
-  inject(cpu: ResidueCpu, kind: InjectionKind): void;
-  /** Another CPU could have its turn now. */
-  canSwitch(cpu: ResidueCpu): boolean;
-}
 
 export interface Bounds {
   readonly injections: readonly InjectionKind[];
@@ -57,7 +32,7 @@ interface Place {
 /** Spreads small numbers over 32 bits. */
 const SPREAD = 0x9e3779b1;
 const FAILURES_SHIFT = 8;
-const SWITCH = INJECTION_KINDS.indexOf("switch");
+const FAILURE = INJECTION_KINDS.indexOf("failure");
 
 /** A message without what differs from run to run: addresses and numbers. */
 export function signatureOf(message: string): string {
@@ -71,17 +46,17 @@ interface Position {
   readonly kinds: readonly number[];
 }
 
-/** Thrown by the hook when the state was seen at this place of this event before: what follows is known. */
-const KNOWN = new Error("an execution reached a state that it had reached before (seen outside the explorer: it must be caught there)");
-
 export class EventExplorer implements Explorable {
-  readonly system: ExploredSystem;
+  readonly system: System;
   private readonly bounds: Bounds;
-  private readonly kinds: readonly number[];
+  private readonly kinds: number[];
   private readonly places: Place[] = [];
   private switches = 0;
   private failures = 0;
   private readonly found: EventChoice[] = [];
+  // What came of the execution.
+  private isKnown = false;
+  private hasFailed = false;
   // The execution under way: injections that are still to come, the present step of its CPU, and where more could be injected.
   private injections: readonly number[] = [];
   private next = 0;
@@ -93,10 +68,11 @@ export class EventExplorer implements Explorable {
   /** False while an event is only executed again. */
   private isExploring = false;
 
-  constructor(system: ExploredSystem, bounds: Bounds) {
+  constructor(system: System, bounds: Bounds) {
     this.system = system;
     this.bounds = bounds;
     this.kinds = bounds.injections.map((kind) => INJECTION_KINDS.indexOf(kind));
+    if (bounds.switches > 0) this.kinds.push(INJECTION_KINDS.indexOf("switch"));
     this.seen = Array.from({ length: bounds.injectionsPerEvent + 1 }, () => new Visited());
     system.check.onStep = (cpu) => this.beforeStep(cpu);
   }
@@ -127,22 +103,29 @@ export class EventExplorer implements Explorable {
   starts(): readonly number[] {
     this.found.length = 0;
     this.system.choices(this.found);
-    return this.found.map(({ cpu, operation }) => encodeStart(cpu, this.system.operations.indexOf(operation)));
+    return this.found.map(({ cpu, operation }) => encodeStart(cpu, this.system.names.indexOf(operation)));
   }
 
   explore(start: number, visit: Visitor): number {
     for (const seen of this.seen) seen.clear();
     this.isExploring = true;
     const here = this.mark();
-    const executions = this.branch([start], undefined, visit);
+    let executions = this.branch([start], undefined, visit);
     this.rewind(here);
+    // As long as there is such an attempt to allocate memory.
+    for (let nth = 1; this.failures < this.bounds.failures; nth++) {
+      executions += this.branch([start, encodeInjection(nth, FAILURE)], undefined, visit);
+      this.rewind(here);
+      if (!this.hasFailed) break;
+    }
+    this.isExploring = false;
     return executions;
   }
 
   run(code: EventCode): Finding | undefined {
     this.isExploring = false;
-    this.begin(code.slice(1), 0, undefined);
-    return this.toEdge(() => this.system.runEvent(this.choiceOf(code)));
+    this.prepare(code.slice(1), 0, undefined);
+    return this.toEdge(code, true);
   }
 
   occurred(): Iterable<string> {
@@ -152,24 +135,12 @@ export class EventExplorer implements Explorable {
   /** Executes `code`, from its beginning or from the place before its last injection, and then everything that has more injections. */
   private branch(code: EventCode, from: Position | undefined, visit: Visitor): number {
     const positions: Position[] = [];
-    this.used = code.length - 1;
-    this.begin(
-      code.slice(-1).slice(from === undefined ? 1 : 0),
-      from?.step ?? 0,
-      this.used < this.bounds.injectionsPerEvent ? positions : undefined,
-    );
-    const choice = this.choiceOf(code);
-    let isKnown = false;
-    const finding = this.toEdge(() => {
-      try {
-        if (from === undefined) this.system.runEvent(choice);
-        else this.system.resumeEvent(choice);
-      } catch (error) {
-        if (error !== KNOWN) throw error;
-        isKnown = true;
-      }
-    });
-    if (!isKnown) visit(code, finding);
+    const delivered = code.filter((word, i) => i > 0 && decodeInjection(word).kind !== FAILURE).length;
+    this.used = delivered;
+    const mayHaveMore = delivered < this.bounds.injectionsPerEvent;
+    this.prepare(from === undefined ? code.slice(1) : code.slice(-1), from?.step ?? 0, mayHaveMore ? positions : undefined);
+    const finding = this.toEdge(code, from === undefined);
+    if (!this.isKnown) visit(code, finding);
     let executions = 1;
     for (let at = positions.length - 1; at >= 0; at--) {
       const position = positions[at] ?? fail("no such position");
@@ -181,34 +152,61 @@ export class EventExplorer implements Explorable {
     return executions;
   }
 
-  private choiceOf(code: EventCode): EventChoice {
-    const { cpu, operation } = decodeStart(code[0] ?? fail("an event without a start"));
-    return { cpu, operation: this.system.operations[operation] ?? fail(`no operation ${operation}`) };
-  }
-
-  private begin(injections: readonly number[], step: number, positions: Position[] | undefined): void {
+  private prepare(injections: readonly number[], step: number, positions: Position[] | undefined): void {
     this.injections = injections;
     this.next = 0;
     this.step = step;
     this.positions = positions;
+    this.isKnown = false;
+    this.hasFailed = false;
   }
 
-  private toEdge(act: () => void): Finding | undefined {
-    let finding: Finding | undefined;
+  /** Executes the event to its end, from its beginning or from where the machine was taken back to. */
+  private toEdge(code: EventCode, isBeginning: boolean): Finding | undefined {
+    const { system } = this;
+    const { cpu, operation } = decodeStart(code[0] ?? fail("an event without a start"));
+    const choice = { cpu, operation: system.names[operation] ?? fail(`no operation ${operation}`) };
     try {
-      act();
+      if (isBeginning) this.begin(choice);
+      const end = system.runEvent(choice);
+      if (end === "stuck") return { signature: `S6 stuck ${choice.operation}`, message: `S6: ${choice.operation} never ends` };
     } catch (error) {
-      if (!(error instanceof Error)) throw error;
-      finding = findingOf(error);
+      // A kernel that stops (an oops, a triple fault, an access that faults for ever) has not made progress.
+      if (!(error instanceof InvariantError)) throw error;
+      return { signature: signatureOf(`S6 ${error.message}`), message: `S6: ${error.message}` };
     }
-    this.system.settle();
-    return finding;
+    return this.isKnown ? undefined : this.violation();
+  }
+
+  private begin(choice: EventChoice): void {
+    const { system, injections } = this;
+    system.begin(choice);
+    const first = injections[0] === undefined ? undefined : decodeInjection(injections[0]);
+    if (first?.kind !== FAILURE) return;
+    this.next = 1;
+    this.failures++;
+    system.failAllocation(first.at);
+  }
+
+  private violation(): Finding | undefined {
+    const { checker } = this.system.check;
+    const first = checker.violations[0];
+    if (first !== undefined) {
+      const { property, structure, owner, detail } = first;
+      return { signature: signatureOf(`${property} ${structure} ${owner} ${detail}`), message: describeViolation(first) };
+    }
+    const { warning } = this.system;
+    if (warning === undefined) return undefined;
+    this.system.warning = undefined;
+    return { signature: `warning ${warning}`, message: `the kernel warned: ${warning}` };
   }
 
   /** Before each live step of the CPU whose event it is. */
   private beforeStep(cpu: ResidueCpu): void {
+    if (this.system.check.checker.violations.length > 0) this.system.stop(cpu);
     const at = this.step++;
     const { injections, positions } = this;
+    if (this.failures > 0 && this.system.failedAllocations > 0) this.hasFailed = true;
     if (this.next < injections.length) {
       for (let code = injections[this.next]; code !== undefined; code = injections[++this.next]) {
         const { at: wanted, kind } = decodeInjection(code);
@@ -218,38 +216,63 @@ export class EventExplorer implements Explorable {
       return;
     }
     if (!this.isExploring) return;
-    if (this.isKnown()) throw KNOWN;
+    if (this.wasSeen()) {
+      this.isKnown = true;
+      this.system.stop(cpu);
+    }
     if (positions === undefined) return;
     const kinds = this.kinds.filter((kind) => this.canInject(cpu, kind));
     if (kinds.length > 0) positions.push({ place: this.mark(), step: at, kinds });
   }
 
-  /** With as few injections, or fewer, this state was reached in the present event before. */
-  private isKnown(): boolean {
+  /** With as few injections, or fewer, this state was reached in the present event before: what follows is known. */
+  private wasSeen(): boolean {
     const { stateLow, stateHigh, seen, used } = this;
     for (let fewer = 0; fewer < used; fewer++) if (seen[fewer]?.has(stateLow, stateHigh) === true) return true;
     return seen[used]?.add(stateLow, stateHigh) === false;
   }
 
   private canInject(cpu: ResidueCpu, kind: number): boolean {
-    if (kind === SWITCH) return this.switches < this.bounds.switches && this.system.canSwitch(cpu);
-    return this.system.canInject(cpu, INJECTION_KINDS[kind] ?? fail(`no injection ${kind}`));
+    const { state } = cpu;
+    switch (INJECTION_KINDS[kind] ?? fail(`no injection ${kind}`)) {
+      case "nmi":
+      case "nmi sensitive":
+        return !state.isNmiBlocked && !state.isNmiPending;
+      case "irq":
+      case "irq sensitive":
+        return (state.rflags & RFLAGS_IF) !== 0 && !cpu.isDeliverable;
+      case "timer":
+        return (state.rflags & RFLAGS_IF) !== 0 && Number.isFinite(cpu.apic.deadline);
+      case "machine check":
+        return (state.cr4 & CR4_MCE) !== 0 && !state.isMachineCheckPending && !isMachineCheckUnderWay(cpu.msrs);
+      case "switch":
+        return this.switches < this.bounds.switches && this.system.canSwitch(cpu);
+      case "failure":
+        return false;
+    }
   }
 
   private inject(cpu: ResidueCpu, kind: number): void {
-    if (kind === SWITCH) {
-      this.switches++;
-      cpu.suspendAtNextStep();
-    } else this.system.inject(cpu, INJECTION_KINDS[kind] ?? fail(`no injection ${kind}`));
+    const { system } = this;
+    const name = INJECTION_KINDS[kind] ?? fail(`no injection ${kind}`);
+    switch (name) {
+      case "nmi":
+      case "nmi sensitive":
+        system.setSensitive(name === "nmi sensitive");
+        return cpu.raiseNmi();
+      case "irq":
+      case "irq sensitive":
+        system.setSensitive(name === "irq sensitive");
+        return raiseInterrupt(cpu);
+      case "timer":
+        return cpu.fireTimer();
+      case "machine check":
+        return raiseMachineCheck(cpu);
+      case "switch":
+        this.switches++;
+        return cpu.suspendAtNextStep();
+      case "failure":
+        return fail("an allocation fails from the beginning of an event");
+    }
   }
-}
-
-function findingOf(error: Error): Finding {
-  if (error instanceof PropertyViolation) {
-    const { property, structure, owner, detail } = error.violation;
-    return { signature: signatureOf(`${property} ${structure} ${owner} ${detail}`), message: error.message };
-  }
-  // A kernel that stops (an oops, a triple fault, an access that faults for ever) has not made progress.
-  if (error instanceof InvariantError) return { signature: signatureOf(`S6 ${error.message}`), message: `S6: ${error.message}` };
-  throw error;
 }

@@ -164,6 +164,11 @@ export class System {
     return this.machine.memory.read32((this.failAt + FailAlloc.offset.failed) as PhysAddr); // a field of a static object
   }
 
+  /** Another CPU could have its turn while the path of this one is suspended. */
+  canSwitch(cpu: ResidueCpu): boolean {
+    return this.machine.cpus.some((other) => other !== cpu && other.state.activity !== "parked");
+  }
+
   /** Its kernel path was suspended, or waits for another CPU. */
   private isSuspended({ state }: ResidueCpu): boolean {
     return state.activity === "kernel" && !state.isHalted && !state.isInGuest;
