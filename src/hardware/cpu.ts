@@ -129,6 +129,12 @@ export abstract class LogicalCpu {
     this.path.record(0);
   }
 
+  /**
+   * The `bytes` bytes at `va` only count or label: the abstract machine does not tell states apart by them until their memory is given back.
+   * Not a step; repeatable.
+   */
+  unhashed(_va: VirtAddr, _bytes: number): void {}
+
   /** Step: XCHG of an 8-byte word (pointer or counter); returns the old one. */
   exchangeWord(va: VirtAddr, value: number): number {
     if (this.before()) return this.path.take();

@@ -32,10 +32,17 @@ export interface PerCpuInteger extends PerCpu<number> {
 }
 
 let end = 0;
+const declared: { readonly name: string; readonly offset: number; readonly bytes: number }[] = [];
+
+/** All per-CPU variables, in the order of their offsets: for whoever names an address. */
+export function perCpuVariables(): readonly { readonly name: string; readonly offset: number; readonly bytes: number }[] {
+  return declared;
+}
 
 function reserve(name: string, bytes: number, align: number): number {
   const offset = Math.ceil(end / align) * align;
   end = offset + bytes;
+  declared.push({ name, offset, bytes });
   assert(end <= PER_CPU_STATIC_BYTES, () => `the static per-CPU area is full at ${name}: ${end} bytes`);
   return offset;
 }

@@ -9,13 +9,9 @@ import { addVirt, type GuestPhysAddr, type PhysAddr, type Ptr, type VirtAddr } f
 import { assert } from "./assert.ts";
 import { cpu } from "./cpu.ts";
 
-/** How the abstract machine hashes a field: by value, not at all, or relative to others of its kind. */
-export type Hashing = "exact" | "observer" | "relative";
-
 export interface Field<T> {
   readonly bytes: number;
   readonly align: number;
-  readonly hashing: Hashing;
   /** False for embedded structs and arrays, which are reached but not assigned. */
   readonly writable: boolean;
   get(address: VirtAddr): T;
@@ -23,7 +19,7 @@ export interface Field<T> {
 }
 
 function scalar<T>(bytes: number, get: (va: VirtAddr) => T, set: (va: VirtAddr, value: T) => void): Field<T> {
-  return { bytes, align: bytes, hashing: "exact", writable: true, get, set };
+  return { bytes, align: bytes, writable: true, get, set };
 }
 
 export const u8: Field<number> = scalar(
@@ -82,9 +78,21 @@ export function pointer<S extends string>(_target: S): Field<Ptr<S>> {
   );
 }
 
-/** The same field, hashed otherwise by the abstract machine. */
-export function hashed<T>(field: Field<T>, hashing: Hashing): Field<T> {
-  return { ...field, hashing };
+/** The same field, by which the abstract machine does not tell states apart: it only counts or labels. */
+export function observer<T>(field: Field<T>): Field<T> {
+  return {
+    ...field,
+    set: (va, value) => {
+      cpu.unhashed(va, field.bytes);
+      field.set(va, value);
+    },
+  };
+}
+
+/** Adds `by` to the 32-bit counter at `va`, in one instruction whose old value nobody wants: a statistic (kernel: this_cpu_inc() and its kin). */
+export function count(va: VirtAddr, by = 1): void {
+  cpu.unhashed(va, 4);
+  cpu.modify("add", va, 4, by);
 }
 
 /** A structure inside another. The property is a view of it. */
@@ -92,7 +100,7 @@ export function embedded<F extends Fields>(type: Struct<string, F>): Field<Prope
   return {
     bytes: type.bytes,
     align: type.align,
-    hashing: "exact",
+
     writable: false,
     get: (va) => type.at(va as never),
     set: () => assert(false, () => `an embedded ${type.name} is not assigned as a whole`),
@@ -112,7 +120,6 @@ export function array<T>(element: Field<T>, count: number): Field<Elements<T>> {
   return {
     bytes: element.bytes * count,
     align: element.align,
-    hashing: element.hashing,
     writable: false,
     get: (va) => ({
       length: count,
@@ -138,7 +145,7 @@ export function bytes(count: number, align = 1): Field<VirtAddr> {
   return {
     bytes: count,
     align,
-    hashing: "exact",
+
     writable: false,
     get: (va) => va,
     set: () => assert(false, () => "bytes are not assigned as a whole"),
@@ -150,7 +157,6 @@ export type Fields = { readonly [name: string]: Field<never> | Field<unknown> | 
 interface AnyField {
   readonly bytes: number;
   readonly align: number;
-  readonly hashing: Hashing;
   readonly writable: boolean;
   get(address: VirtAddr): unknown;
   set(address: VirtAddr, value: never): void;

@@ -4,6 +4,7 @@ import {
   assert,
   type CpuId,
   type CpuModel,
+  cr3Root,
   fail,
   hex,
   LogicalCpu,
@@ -91,6 +92,11 @@ export abstract class MemoryCpu extends LogicalCpu {
       act(here, done, count);
       done += count;
     }
+  }
+
+  override unhashed(va: VirtAddr, bytes: number): void {
+    const pa = this.isLive ? this.mmu.peek(va, cr3Root(this.state.cr3)) : undefined;
+    if (pa !== undefined) this.memory.unhash(pa, bytes);
   }
 
   protected rawLoad(va: VirtAddr, width: Width): number {

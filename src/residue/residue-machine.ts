@@ -13,14 +13,15 @@ import {
   type CpuModel,
   cpuId,
   cr3,
+  cr3Root,
   EARLY_PAGE_TABLE_SYMBOL,
   fail,
   type KernelImage,
-  memoryEvents,
   type Observer,
   OWNER_GUEST,
   OWNER_NONE,
   type Owner,
+  PAGE_SIZE,
   type PhysAddr,
   type Puppet,
   pageDown,
@@ -240,8 +241,24 @@ export class ResidueMachine implements Undoable {
         this.memory.setRegister(this.contexts + 2 * cpu + (kind === OWNER_GUEST ? 1 : 0), label);
         next.context(cpu, kind, label);
       },
-      ...memoryEvents(next),
+      ...(next.allocated === undefined ? {} : { allocated: next.allocated.bind(next) }),
+      freed: (kind, address, bytes) => {
+        this.forgotten(address, bytes);
+        next.freed?.(kind, address, bytes);
+      },
     };
+  }
+
+  /** Kernel memory was given back: nothing in it is a count any more. */
+  private forgotten(address: VirtAddr, bytes: number): void {
+    const { state, mmu } = this.cpu(ambientCpu.id);
+    for (let done = 0; done < bytes; ) {
+      const va = address + done;
+      const length = Math.min(bytes - done, PAGE_SIZE - (va - pageDown(va as PhysAddr))); // only its place in the page counts
+      const pa = mmu.peek(va, cr3Root(state.cr3));
+      if (pa !== undefined) this.memory.rehash(pa, length);
+      done += length;
+    }
   }
 
   private host(options: ResidueOptions): ResidueHost {

@@ -14,7 +14,9 @@ const MARK_WORDS = 6;
 /** Room for the registers of one CPU, in words. */
 const REGISTER_WORDS = 256;
 
-/** Of a word: not hashed. */
+/** Kinds of words. */
+const HASHED = 0;
+const PAGE_SHIFT = 12;
 const UNHASHED = 1;
 
 export class TrackedMemory extends PhysicalMemory {
@@ -31,6 +33,8 @@ export class TrackedMemory extends PhysicalMemory {
   /** While true every change is hashed, and undone at need. */
   isTracking = false;
   private readonly kinds: Uint8Array;
+  /** Pages that ever had a word that is not hashed. */
+  private readonly hasUnhashed: Uint8Array;
   private readonly contents = new StateHash();
   private readonly firstFrame: number;
   private readonly firstChange: number;
@@ -46,6 +50,7 @@ export class TrackedMemory extends PhysicalMemory {
     super(new Uint8Array(buffer, 0, bytes));
     this.words = new Int32Array(buffer);
     this.kinds = new Uint8Array(words);
+    this.hasUnhashed = new Uint8Array(frames);
     this.firstFrame = bytes / 4;
     this.firstChange = this.firstFrame + frames;
     this.firstRegister = this.firstChange + frames;
@@ -234,6 +239,31 @@ export class TrackedMemory extends PhysicalMemory {
     const before = this.words.slice(first, last);
     change();
     for (let i = 0; i < before.length; i++) this.note(first + i, before[i] ?? 0);
+  }
+
+  /** The words of `[pa, pa + bytes)`, which lie in one page, only count or label: states are not told apart by them from now on. */
+  unhash(pa: PhysAddr, bytes: number): void {
+    this.hasUnhashed[pa >>> PAGE_SHIFT] = 1;
+    for (let slot = pa >>> 2; slot < (pa + bytes + 3) >>> 2; slot++) this.setKind(slot, UNHASHED);
+  }
+
+  /** What was there is gone: the words of `[pa, pa + bytes)` mean something again. */
+  rehash(pa: PhysAddr, bytes: number): void {
+    if (this.hasUnhashed[pa >>> PAGE_SHIFT] === 0) return;
+    for (let slot = pa >>> 2; slot < (pa + bytes + 3) >>> 2; slot++) this.setKind(slot, HASHED);
+  }
+
+  isHashed(pa: PhysAddr): boolean {
+    return this.kinds[pa >>> 2] === HASHED;
+  }
+
+  private setKind(slot: number, kind: number): void {
+    const old = this.kinds[slot] ?? HASHED;
+    if (old === kind) return;
+    this.kinds[slot] = kind;
+    if (!this.isTracking) return;
+    this.log.kind(slot, old);
+    this.contents.toggle(slot, this.words[slot] ?? 0);
   }
 
   private note(slot: number, old: number): void {

@@ -1,6 +1,6 @@
 // How often each CPU left the restricted address space, and why (kernel: the statistics of the later branch): counted in per-CPU memory by
 // asi_exit(), read by who wants to know, and as text for a file of the debug file system.
-import { addVirt, bytes, cpu, perCpu } from "../../hardware/index.ts";
+import { addVirt, bytes, count, cpu, perCpu } from "../../hardware/index.ts";
 import { nrCpuIds, perCpuBase } from "../mm/percpu.ts";
 import { EXIT_REASONS, type ExitReason } from "../trace.ts";
 
@@ -8,7 +8,7 @@ const exits = perCpu("asi_exits", bytes(4 * EXIT_REASONS.length, 4));
 
 /** One exit more on this CPU. In one instruction: an NMI may leave in its middle. */
 export function countAsiExit(reason: ExitReason): void {
-  cpu.modify("add", addVirt(exits.here(), 4 * reason), 4, 1);
+  count(addVirt(exits.here(), 4 * reason));
 }
 
 /** Exits of CPU `id` because of `reason` since boot. */

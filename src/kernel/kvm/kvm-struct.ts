@@ -6,7 +6,6 @@ import {
   bool,
   bytes,
   embedded,
-  hashed,
   i32,
   perCpu,
   perCpuInteger,
@@ -142,8 +141,8 @@ export const KvmVcpu = struct("kvm_vcpu", {
   /** struct kvm_run: a page that user space maps, and the page of port data behind it. */
   run: virtual,
   pioData: virtual,
-  exits: hashed(word, "observer"),
-  l1dFlushes: hashed(word, "observer"),
+  exits: u32,
+  l1dFlushes: u32,
   // arch: registers. The machine code of the entry stub reads and writes `regs`.
   regs: bytes(NR_VCPU_REGS * 8, 8),
   regsAvail: u32,

@@ -2,7 +2,7 @@
 // last entry. With ASI the data flush of asi_enter() does the same where it is owed; unless option flush_taints joins them, the two do
 // not know of each other (spec 2.12).
 import { EINVAL, type Errno } from "../../abi/index.ts";
-import { assertNever, NULL, u8 } from "../../hardware/index.ts";
+import { addVirt, assertNever, count, NULL, u8 } from "../../hardware/index.ts";
 import { flushTaints } from "../asi/asi-options.ts";
 import { asiTaints } from "../asi/asi-state.ts";
 import { ASI_TAINT_KERNEL_DATA, ASI_TAINT_OTHER_MM_DATA, ASI_TAINT_USER_DATA, Asi, AsiTaintPolicy } from "../asi/asi-struct.ts";
@@ -19,7 +19,7 @@ import {
 } from "../mitigations/vulnerabilities.ts";
 import { staticBytes } from "../static-data.ts";
 import { printk, TRACE_L1D_FLUSH, trace } from "../trace.ts";
-import { Kvm, type KvmVcpu, kvmCpuL1tfFlushL1d, vmxL1dMayFlush } from "./kvm-struct.ts";
+import { Kvm, KvmVcpu, kvmCpuL1tfFlushL1d, vmxL1dMayFlush } from "./kvm-struct.ts";
 
 /**
  * What is done at VM entry: VMENTER_L1D_FLUSH_* (kernel: l1tf_vmx_mitigation). Not a static key: the parameter can be written while VMs
@@ -56,7 +56,7 @@ export function vmxL1dFlush(vcpu: KvmVcpu): void {
     kvmCpuL1tfFlushL1d.set(0);
     if (!isOwed && !isOwedByCpu) return;
   }
-  vcpu.l1dFlushes += 1;
+  count(addVirt(vcpu.address, KvmVcpu.offset.l1dFlushes));
   l1tfFlush();
   if (followsTaints) asiTaints.and(~HOST_DATA);
   trace(TRACE_L1D_FLUSH, mode);

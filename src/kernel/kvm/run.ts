@@ -1,7 +1,7 @@
 // KVM_RUN: the loop that enters the guest, handles what made it exit, and goes on until the monitor is wanted. The top of the loop is a
 // cut point: a path that is suspended there or in the guest goes on from vcpuRun() and ends the system call as if it had never left.
 import { EINTR, type Errno, KVM_EXIT, KVM_RUN_OFFSET } from "../../abi/index.ts";
-import { addVirt, cpu, type Ptr, RFLAGS_IF } from "../../hardware/index.ts";
+import { addVirt, count, cpu, type Ptr, RFLAGS_IF } from "../../hardware/index.ts";
 import { exitAfterRun } from "../asi/asi-options.ts";
 import { asiExit } from "../asi/asi-transition.ts";
 import { syscallExit } from "../entry/syscall.ts";
@@ -77,7 +77,7 @@ function vcpuEnterGuest(vcpu: Ptr<"kvm_vcpu">): number {
   vmxVcpuRun(vcpu, vmx);
   view.mode = OUTSIDE_GUEST_MODE;
   vmxHandleExitIrqoff(vmx);
-  view.exits += 1;
+  count(addVirt(view.address, KvmVcpu.offset.exits));
   cpu.enableInterrupts();
 
   cpu.touch(kvmExitFootprint, KVM_EXIT_FOOTPRINT_BYTES);

@@ -259,20 +259,26 @@ export class EventExplorer implements Explorable {
       case "nmi":
       case "nmi sensitive":
         system.setSensitive(name === "nmi sensitive");
-        return cpu.raiseNmi();
+        cpu.raiseNmi();
+        break;
       case "irq":
       case "irq sensitive":
         system.setSensitive(name === "irq sensitive");
-        return raiseInterrupt(cpu);
+        raiseInterrupt(cpu);
+        break;
       case "timer":
-        return cpu.fireTimer();
+        cpu.fireTimer();
+        break;
       case "machine check":
-        return raiseMachineCheck(cpu);
+        raiseMachineCheck(cpu);
+        break;
       case "switch":
         this.switches++;
-        return cpu.suspendAtNextStep();
+        cpu.suspendAtNextStep();
+        break;
       case "failure":
-        return fail("an allocation fails from the beginning of an event");
+        fail("an allocation fails from the beginning of an event");
+        break;
     }
   }
 }
