@@ -69,6 +69,7 @@ export class Findings {
       step: cpu.steps,
       structure,
       owner: owner === OWNER_NONE ? "" : ownerText(owner),
+      label: owner,
       detail,
       ...this.taskName(cpu),
     };

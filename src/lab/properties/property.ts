@@ -1,6 +1,6 @@
 // The safety properties by name (docs: S1 to S10), and how a breach of one is told: which property, at which step, on which CPU, in
 // which structure, whose.
-import { InvariantError } from "../../hardware/index.ts";
+import { InvariantError, type Owner } from "../../hardware/index.ts";
 
 export const PROPERTIES = {
   S1: "no code runs with predictor entries that its domain refuses",
@@ -28,6 +28,8 @@ export interface Violation {
   readonly structure: string;
   /** Whose data or training, where it is about that. */
   readonly owner: string;
+  /** The same as the machine's label, where it is one. */
+  readonly label?: Owner;
   readonly detail: string;
   /** The running task, `pid 3 (name)`; left out where none runs. */
   readonly task?: string;

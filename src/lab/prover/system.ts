@@ -36,6 +36,8 @@ export class System {
   readonly observer: CheckedObserver;
   /** The first warning of the kernel since it was last asked. */
   warning: string | undefined;
+  /** Hears the kernel's trace events. */
+  onTrace: ((event: number, a: number, b: number, c: number) => void) | undefined;
   /** CONTINUE, then the configuration's operations: what an explorer's numbers stand for. */
   readonly names: readonly string[];
   private readonly operations: readonly NamedOperation[];
@@ -51,8 +53,9 @@ export class System {
     this.byName = new Map(this.operations.map(({ name, operation }, i) => [name, { operation, number: i + 1 }]));
     this.observer = checkedObserver({
       ...silentObserver,
-      trace: (event, a) => {
+      trace: (event, a, b, c) => {
         if (event === TRACE_WARN) this.warning ??= WARNINGS[a] ?? `number ${a}`;
+        this.onTrace?.(event, a, b, c);
       },
     });
     const puppeteer: Puppeteer = {
