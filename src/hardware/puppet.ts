@@ -3,9 +3,15 @@
 // action, loads registers, and continues at the block that performs it; the block returns to the trap.
 import type { PhysAddr, VirtAddr } from "./addresses.ts";
 
+/**
+ * How a system call enters the kernel, SYSCALL unless it is said. "int80": INT 0x80 from 64-bit code, with 32-bit numbers and arguments.
+ * "sysenter", "syscall32": what the 32-bit vDSO does, which only the abstract machine can: a puppet's text is 64-bit code.
+ */
+export type SystemCallEntry = "int80" | "sysenter" | "syscall32";
+
 /** What a puppet does next. Addresses are in its own user space. */
 export type PuppetAction =
-  | { readonly kind: "syscall"; readonly number: number; readonly args: readonly number[] }
+  | { readonly kind: "syscall"; readonly number: number; readonly args: readonly number[]; readonly entry?: SystemCallEntry }
   | { readonly kind: "load"; readonly address: number }
   | { readonly kind: "store"; readonly address: number; readonly value: number }
   /** Writes at most 4096 bytes: the machine puts them in the staging page (as a device would), the text copies them with REP MOVSB. */
@@ -40,6 +46,13 @@ export const PUPPET_LOAD_OFFSET = 0x20;
 export const PUPPET_STORE_OFFSET = 0x30;
 export const PUPPET_WRITE_OFFSET = 0x40;
 export const PUPPET_TOUCH_OFFSET = 0x50;
+export const PUPPET_INT80_OFFSET = 0x60;
+/** What a puppet may give rt_sigaction(): a handler that returns at once, and the restorer that it returns to. */
+export const PUPPET_HANDLER_OFFSET = 0x70;
+export const PUPPET_RESTORER_OFFSET = 0x80;
+/** Stand for the 32-bit vDSO's code, where there are no instructions. */
+export const PUPPET_SYSENTER_OFFSET = 0x90;
+export const PUPPET_SYSCALL32_OFFSET = 0xa0;
 
 /** The text page's bytes: `block; jmp trap` each. Registers: RDI, RSI, RDX, R10, R8, R9 arguments, RAX number and result, RCX count. */
 export function puppetText(): Uint8Array {
@@ -53,6 +66,9 @@ export function puppetText(): Uint8Array {
   block(PUPPET_LOAD_OFFSET, [0x48, 0x8b, 0x07]); // mov rax, [rdi]
   block(PUPPET_STORE_OFFSET, [0x48, 0x89, 0x37]); // mov [rdi], rsi
   block(PUPPET_WRITE_OFFSET, [0xf3, 0xa4]); // rep movsb
+  block(PUPPET_INT80_OFFSET, [0xcd, 0x80]); // int 0x80
+  block(PUPPET_HANDLER_OFFSET, [0xc3]); // ret
+  block(PUPPET_RESTORER_OFFSET, [0xb8, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05]); // mov eax, 15; syscall
   // again: mov rax, [rdi]; add rdi, 64; dec rcx; jnz again
   block(PUPPET_TOUCH_OFFSET, [0x48, 0x8b, 0x07, 0x48, 0x83, 0xc7, 0x40, 0x48, 0xff, 0xc9, 0x75, 0xf4]);
   return page;

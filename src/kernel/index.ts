@@ -13,7 +13,9 @@ export { buildKernelImage, type KernelConfig } from "./boot/kernel-image.ts";
 export type { KernelHooks } from "./boot/kernel-stubs.ts";
 export { symbolAddress, symbolOf } from "./boot/kernel-text.ts";
 export { PtRegs } from "./entry/pt-regs.ts";
+export { ADDED_SYSCALL } from "./entry/syscall.ts";
 export * from "./entry/vectors.ts";
+export { testStaticKey } from "./jump-label.ts";
 export { hcTable, hcTableSize } from "./kvm/hypercall-gadget.ts";
 export { Kvm, KvmGlobals, KvmVcpu, kvmAsiPolicyNoSecrets, kvmGlobals, kvmRunningVcpu } from "./kvm/kvm-struct.ts";
 export { unlinkPath } from "./linux/namei.ts";
@@ -22,7 +24,7 @@ export { type MitigationReport, mitigationReport, type ReportOptions } from "./m
 export type { Replacement } from "./mitigations/replacements.ts";
 export { MITIGATION_FILES } from "./mitigations/report-files.ts";
 export { FAIL_FROM_THEN_ON, FAIL_NEVER, FAIL_ONCE, FailAlloc, failAlloc, failAllocState } from "./mm/fail-alloc.ts";
-export { GFP_ATOMIC, GFP_HIGHUSER_MOVABLE, GFP_KERNEL } from "./mm/gfp.ts";
+export { __GFP_SENSITIVE, GFP_ATOMIC, GFP_HIGHUSER_MOVABLE, GFP_KERNEL } from "./mm/gfp.ts";
 export { CPU_ENTRY_AREA_BASE, PAGE_OFFSET, pa, VMALLOC_END, VMALLOC_START, VMEMMAP_START, va } from "./mm/layout.ts";
 export { Mm } from "./mm/mm-struct.ts";
 export {
@@ -34,8 +36,13 @@ export {
   pageAllocStatistics,
 } from "./mm/page-alloc.ts";
 export { Page, type PagePtr, PG_SLAB, pageToPfn, pfnToPage } from "./mm/page-struct.ts";
+export { kfree, kmalloc } from "./mm/slab.ts";
+export { flushTlbAll } from "./mm/tlb.ts";
 export { loadedMm, loadedMmAsid } from "./mm/tlb-struct.ts";
+export { moduleAlloc, moduleEnableRox, moduleFree, vfree, vmalloc } from "./mm/vmalloc.ts";
 export { AREA_LIVE, VmStruct } from "./mm/vmap-area.ts";
+export { cpuDown, cpuUp } from "./power/non-boot-cpus.ts";
+export { pmSuspend } from "./power/suspend.ts";
 export * from "./running-functions.ts";
 export { current, currentTask } from "./sched/current.ts";
 export { idleTaskExit } from "./sched/idle-mm.ts";

@@ -4,6 +4,7 @@ import {
   assert,
   assertNever,
   type PhysicalMemory,
+  PUPPET_INT80_OFFSET,
   PUPPET_LOAD_OFFSET,
   PUPPET_STAGING,
   PUPPET_STATE,
@@ -27,10 +28,13 @@ const RCX = 1;
 const RDX = 2;
 const RSI = 6;
 const RDI = 7;
+const RBX = 3;
+const RBP = 5;
 const R8 = 8;
 const R9 = 9;
 const R10 = 10;
 const ARGUMENT_REGISTERS = [RDI, RSI, RDX, R10, R8, R9] as const;
+const ARGUMENT_REGISTERS_32 = [RBX, RCX, RDX, RSI, RDI, RBP] as const;
 
 /** The registers of the CPU that runs the puppet. */
 export interface PuppetRegisters {
@@ -57,11 +61,15 @@ export function runPuppet(puppet: Puppet, name: string, cpu: PuppetRegisters): v
 
 function perform(action: PuppetAction, name: string, cpu: PuppetRegisters): void {
   switch (action.kind) {
-    case "syscall":
+    case "syscall": {
+      const { entry } = action;
+      assert(entry === undefined || entry === "int80", () => `puppet ${name}: ${entry ?? ""} needs 32-bit code`);
       cpu.setRegister(RAX, action.number);
-      for (const [i, register] of ARGUMENT_REGISTERS.entries()) cpu.setRegister(register, action.args[i] ?? 0);
-      cpu.goTo(PUPPET_SYSCALL_OFFSET);
+      const registers = entry === "int80" ? ARGUMENT_REGISTERS_32 : ARGUMENT_REGISTERS;
+      for (const [i, register] of registers.entries()) cpu.setRegister(register, action.args[i] ?? 0);
+      cpu.goTo(entry === "int80" ? PUPPET_INT80_OFFSET : PUPPET_SYSCALL_OFFSET);
       return;
+    }
     case "load":
       cpu.setRegister(RDI, action.address);
       cpu.goTo(PUPPET_LOAD_OFFSET);

@@ -7,6 +7,7 @@ import {
   fail,
   hex,
   isSuspension,
+  MSR_IA32_SYSENTER_ESP,
   MSR_SYSCALL_MASK,
   type Observer,
   OWNER_NONE,
@@ -15,6 +16,7 @@ import {
   type PathRoot,
   type PhysAddr,
   RFLAGS_FIXED,
+  RFLAGS_IF,
   SECONDARY_EXEC_ENABLE_VPID,
   SUSPEND,
   setAmbientCpu,
@@ -23,7 +25,7 @@ import {
   VMX_SUCCEED,
 } from "../hardware/index.ts";
 import { logMachineCheck, type MachineCheck } from "../platform/index.ts";
-import { RDI } from "./core-state.ts";
+import { R11, RCX, RDI, RSP } from "./core-state.ts";
 import { externalInterruptExit, type GuestExit, machineCheckExit, nmiExit } from "./guest.ts";
 import { PathCpu } from "./path-cpu.ts";
 import type { ResidueHost } from "./residue-host.ts";
@@ -38,6 +40,15 @@ export interface StepHook {
   /** Before user code or a guest runs: the state is what it would find. */
   beforeEntry(cpu: ResidueCpu, kind: "user" | "guest"): void;
 }
+
+/** Entries without a gate. */
+const FAST_ENTRIES = {
+  syscall: "entry_SYSCALL_64",
+  sysenter: "entry_SYSENTER_compat",
+  syscall32: "entry_SYSCALL_compat",
+} as const;
+/** Kernel: IA32_SYSCALL_VECTOR. */
+const INT80_VECTOR = 0x80;
 
 export class ResidueCpu extends PathCpu {
   /** Live steps since the machine was made. */
@@ -216,17 +227,34 @@ export class ResidueCpu extends PathCpu {
     this.labels.executed(this.host.contextLabel(this.id, false));
     const event = userStep({ state, mmu: this.mmu, memory: this.memory, puppetAt: (trap) => this.host.puppetAt(trap) });
     if (!this.isFrozen) this.now += 1;
-    if (event === "syscall") {
-      const stub = this.host.stub("entry_SYSCALL_64");
-      if (stub === undefined) fail("a system call, but the kernel has no entry_SYSCALL_64");
-      state.cpl = 0;
-      const mask = this.rawReadMsr(MSR_SYSCALL_MASK);
-      state.rflags = (state.rflags & ~mask) | RFLAGS_FIXED;
-      this.enterKernel(stub);
-    } else if (event === "fault") {
+    if (event === "fault") {
       this.faults++;
       this.deliverEvent(this.mmu.faultVector, this.mmu.faultError);
+    } else if (event === "int80") this.deliverEvent(INT80_VECTOR, undefined);
+    else if (event !== "done") this.enterFast(event);
+  }
+
+  /** SYSCALL and SYSENTER: no frame, no stack. SDM vol. 2, SYSCALL, SYSENTER. */
+  private enterFast(event: "syscall" | "sysenter" | "syscall32"): void {
+    const { state } = this;
+    const symbol = FAST_ENTRIES[event];
+    const stub = this.host.stub(symbol);
+    if (stub === undefined) fail(`a system call, but the kernel has no ${symbol}`);
+    state.cpl = 0;
+    if (event === "sysenter") {
+      const low = this.rawReadMsr(MSR_IA32_SYSENTER_ESP);
+      state.setRegisterHalves(RSP, low, this.high);
+      state.rflags &= ~RFLAGS_IF;
+    } else {
+      if (event === "syscall32") {
+        // RCX has the return address, as after the 64-bit one, and R11 the flags.
+        state.setRegister(RCX, state.rip);
+        state.setRegister(R11, state.rflags);
+      }
+      const mask = this.rawReadMsr(MSR_SYSCALL_MASK);
+      state.rflags = (state.rflags & ~mask) | RFLAGS_FIXED;
     }
+    this.enterKernel(stub);
   }
 
   protected attend(): void {

@@ -6,26 +6,52 @@ import {
   hex,
   PAGE_SIZE,
   type PhysAddr,
+  PUPPET_HANDLER_OFFSET,
+  PUPPET_INT80_OFFSET,
   PUPPET_LOAD_OFFSET,
+  PUPPET_RESTORER_OFFSET,
+  PUPPET_STACK_TOP,
   PUPPET_STAGING,
   PUPPET_STATE,
   PUPPET_STORE_OFFSET,
   PUPPET_SYSCALL_OFFSET,
+  PUPPET_SYSCALL32_OFFSET,
+  PUPPET_SYSENTER_OFFSET,
+  PUPPET_TEXT,
   PUPPET_TOUCH_OFFSET,
   PUPPET_TRAP_OFFSET,
   PUPPET_WRITE_OFFSET,
   type Puppet,
+  type PuppetAction,
+  type SystemCallEntry,
   type VirtAddr,
 } from "../hardware/index.ts";
-import { type CoreState, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI } from "./core-state.ts";
+import { type CoreState, R8, R9, R10, R11, RAX, RBP, RBX, RCX, RDI, RDX, RSI } from "./core-state.ts";
 import { type Access, FAULT, FETCH, type Mmu, READ, WRITE } from "./mmu.ts";
 import type { TrackedMemory } from "./tracked-memory.ts";
 
 /** What user code did: one instruction, or something that the kernel must handle. */
-export type UserEvent = "done" | "syscall" | "fault";
+export type UserEvent = "done" | "syscall" | "fault" | SystemCallEntry;
 
 const ARGUMENT_REGISTERS = [RDI, RSI, RDX, R10, R8, R9];
+/** Of the 32-bit calls; the sixth, EBP, is the vDSO's to pass where it is not INT 0x80. */
+const ARGUMENT_REGISTERS_32 = [RBX, RCX, RDX, RSI, RDI, RBP];
+const ENTRIES_32: ReadonlyMap<number, SystemCallEntry> = new Map<number, SystemCallEntry>([
+  [PUPPET_INT80_OFFSET, "int80"],
+  [PUPPET_SYSENTER_OFFSET, "sysenter"],
+  [PUPPET_SYSCALL32_OFFSET, "syscall32"],
+]);
+const OFFSET_OF_ENTRY: Readonly<Record<SystemCallEntry, number>> = {
+  int80: PUPPET_INT80_OFFSET,
+  sysenter: PUPPET_SYSENTER_OFFSET,
+  syscall32: PUPPET_SYSCALL32_OFFSET,
+};
+/** Below 4 GiB, and zero: what the vDSO's ESP points to. */
+const STACK_32 = PUPPET_STATE + PAGE_SIZE - 16;
+/** Bytes of every instruction that calls the kernel. */
 const SYSCALL_BYTES = 2;
+const SIGRETURN = 15;
+const MOV_EAX_BYTES = 5;
 /** Offset of the jump back behind each block. */
 const JUMP_OFFSETS = new Set([
   PUPPET_SYSCALL_OFFSET + SYSCALL_BYTES,
@@ -33,6 +59,7 @@ const JUMP_OFFSETS = new Set([
   PUPPET_STORE_OFFSET + 3,
   PUPPET_WRITE_OFFSET + 2,
   PUPPET_TOUCH_OFFSET + 12,
+  PUPPET_INT80_OFFSET + SYSCALL_BYTES,
 ]);
 const LINE = 64;
 
@@ -50,6 +77,7 @@ export function userStep(user: UserCode): UserEvent {
   const offset = state.rip - page;
   const text = access(user, state.rip, FETCH);
   if (text === FAULT) return "fault";
+  if (page !== PUPPET_TEXT) return landingPad(state, offset);
   if (offset === PUPPET_TRAP_OFFSET) return decide(user, text, page);
   if (JUMP_OFFSETS.has(offset)) {
     state.rip = page as VirtAddr;
@@ -57,9 +85,25 @@ export function userStep(user: UserCode): UserEvent {
   }
   switch (offset) {
     case PUPPET_SYSCALL_OFFSET:
+    case PUPPET_RESTORER_OFFSET + MOV_EAX_BYTES:
       state.setRegister(RCX, state.rip + SYSCALL_BYTES);
       state.setRegister(R11, state.rflags);
       return "syscall";
+    case PUPPET_INT80_OFFSET:
+    case PUPPET_SYSENTER_OFFSET:
+    case PUPPET_SYSCALL32_OFFSET:
+      state.rip = (state.rip + SYSCALL_BYTES) as VirtAddr; // behind the instruction
+      return ENTRIES_32.get(offset) ?? "done";
+    case PUPPET_HANDLER_OFFSET: {
+      const pa = access(user, state.rsp, READ);
+      if (pa === FAULT) return "fault";
+      state.rip = user.memory.readWord(pa as PhysAddr) as VirtAddr; // the restorer, as the frame says
+      state.rsp = (state.rsp + 8) as VirtAddr; // RET
+      return "done";
+    }
+    case PUPPET_RESTORER_OFFSET:
+      state.setRegister(RAX, SIGRETURN);
+      return advance(state, MOV_EAX_BYTES);
     case PUPPET_LOAD_OFFSET: {
       const pa = access(user, state.register(RDI), READ);
       if (pa === FAULT) return "fault";
@@ -80,6 +124,17 @@ export function userStep(user: UserCode): UserEvent {
       return fail(`user code at ${hex(state.rip)} is no block of a puppet's text`);
   }
 }
+
+/** Behind the vDSO's calls (see the kernel's vdso-32.ts): it restores what it pushed and returns to whoever called it, here to the puppet's text. */
+function landingPad(state: CoreState, offset: number): UserEvent {
+  assert(offset === VDSO32_LANDING_PAD, () => `user code at ${hex(state.rip)} is neither a puppet's text nor the landing pad`);
+  state.rsp = (PUPPET_STACK_TOP - 16) as VirtAddr; // where a puppet's stack always is
+  state.rip = PUPPET_TEXT as VirtAddr;
+  return "done";
+}
+
+/** Where SYSENTER and SYSCALL from 32-bit code return to, in the vDSO's page. */
+const VDSO32_LANDING_PAD = 9;
 
 function access(user: UserCode, va: number, kind: Access): number {
   const pa = user.mmu.translate(va, kind, true);
@@ -147,11 +202,7 @@ function decide(user: UserCode, trap: number, text: number): UserEvent {
   assert(action !== undefined, () => "a puppet decided nothing");
   switch (action.kind) {
     case "syscall":
-      state.setRegister(RAX, action.number);
-      ARGUMENT_REGISTERS.forEach((register, i) => {
-        state.setRegister(register, action?.kind === "syscall" ? (action.args[i] ?? 0) : 0);
-      });
-      return go(state, text, PUPPET_SYSCALL_OFFSET);
+      return call(state, text, action);
     case "load":
       state.setRegister(RDI, action.address);
       return go(state, text, PUPPET_LOAD_OFFSET);
@@ -173,6 +224,14 @@ function decide(user: UserCode, trap: number, text: number): UserEvent {
       return go(state, text, PUPPET_WRITE_OFFSET);
     }
   }
+}
+
+function call(state: CoreState, text: number, { number, args, entry }: PuppetAction & { readonly kind: "syscall" }): UserEvent {
+  state.setRegister(RAX, number);
+  const registers = entry === undefined ? ARGUMENT_REGISTERS : ARGUMENT_REGISTERS_32;
+  for (let i = 0; i < registers.length; i++) state.setRegister(registers[i] ?? RAX, args[i] ?? 0);
+  if (entry === "sysenter" || entry === "syscall32") state.setRegister(RBP, STACK_32);
+  return go(state, text, entry === undefined ? PUPPET_SYSCALL_OFFSET : OFFSET_OF_ENTRY[entry]);
 }
 
 function go(state: CoreState, text: number, offset: number): UserEvent {

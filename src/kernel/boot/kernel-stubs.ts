@@ -15,7 +15,7 @@ import { excNmi } from "../entry/nmi.ts";
 import { paranoidStubs } from "../entry/paranoid-stubs.ts";
 import { retFromFork } from "../entry/ret-from-fork.ts";
 import { segmentStubs, switchToAsm } from "../entry/switch-stub.ts";
-import { doSyscall64 } from "../entry/syscall.ts";
+import { syscall64 } from "../entry/syscall.ts";
 import { doFastSyscall32, doInt80Emulation, doSysenter32 } from "../entry/syscall-32.ts";
 import { syscallStubs } from "../entry/syscall-stubs.ts";
 import { jumpLabelStubs } from "../jump-label.ts";
@@ -31,10 +31,12 @@ import { SUSPEND_STUBS } from "../power/suspend-stub.ts";
 import type { StubProgram } from "../stub-program.ts";
 import { bootStubs, startupStubs } from "./boot-stubs.ts";
 
-/** What a run adds to the kernel: handlers of NMIs and of IRQ_WORK_VECTOR, for tests and experiments. */
+/** What a run adds to the kernel: handlers of NMIs and of IRQ_WORK_VECTOR, and a system call, for tests and experiments. */
 export interface KernelHooks {
   readonly nmi?: () => void;
   readonly irqWork?: () => void;
+  /** What ADDED_SYSCALL does, in process context, with its first two arguments. @returns its result. */
+  readonly syscall?: (first: number, second: number) => number;
 }
 
 /** Traps by name. */
@@ -47,6 +49,7 @@ export interface KernelCode {
 
 /** Stubs and handlers for a run. `startKernel`, `startSecondary`: the first functions of the CPUs. */
 export function kernelCode(startKernel: () => void, startSecondary: () => void, hooks: KernelHooks): KernelCode {
+  const doSyscall64 = syscall64(hooks.syscall);
   const nmi = excNmi(hooks.nmi);
   const irqs = interrupts(hooks.irqWork);
   const faults = exceptions();

@@ -30,17 +30,25 @@ function machineCheckOver(): void {
   cpu.writeMsr(MSR_IA32_MCG_STATUS, 0, 0);
 }
 
-const machineCheck = idtentry((regs) => {
+/** Kernel: `do_machine_check()`. `isUsers`: what failed was a program's access, or a guest's, and a signal ends it; the next one may then come. */
+function doMachineCheck(rip: number, isUsers: boolean): void {
   const canGoOn = (cpu.readMsr(MSR_IA32_MCG_STATUS) & MCG_STATUS_RIPV) !== 0;
   const code = cpu.readMsr(MSR_IA32_MC0_STATUS) & 0xffff;
   const low = cpu.readMsr(MSR_IA32_MC0_ADDR);
   const address = cpu.high * 2 ** 32 + low;
-  printk(`mce: [Hardware Error]: CPU ${cpu.id}: machine check, code ${hex(code)}, address ${hex(address)}, RIP ${hex(regs.rip)}`);
-  if (!canGoOn && !userMode(regs)) fail(`kernel panic: fatal machine check: RIP ${hex(regs.rip)}, address ${hex(address)}`);
-  if (!canGoOn) forceSig(SIGBUS, `machine check at ${hex(regs.rip)}`, { code: BUS_MCEERR_AR, address });
+  printk(`mce: [Hardware Error]: CPU ${cpu.id}: machine check, code ${hex(code)}, address ${hex(address)}, RIP ${hex(rip)}`);
+  if (!canGoOn && !isUsers) fail(`kernel panic: fatal machine check: RIP ${hex(rip)}, address ${hex(address)}`);
+  if (!canGoOn) forceSig(SIGBUS, `machine check at ${hex(rip)}`, { code: BUS_MCEERR_AR, address });
   cpu.writeMsr(MSR_IA32_MC0_STATUS, 0, 0);
-  if (userMode(regs)) machineCheckOver();
-});
+  if (isUsers) machineCheckOver();
+}
+
+const machineCheck = idtentry((regs) => doMachineCheck(regs.rip, userMode(regs)));
+
+/** A machine check made a guest exit, instead of coming through its gate (kernel: `kvm_machine_check()`). `rip`: the guest's. */
+export function kvmMachineCheck(rip: number): void {
+  doMachineCheck(rip, true);
+}
 
 /**
  * Kernel: `exc_machine_check()`, `do_machine_check()`. From the kernel it runs on the stack that the next one begins to use at its top, so

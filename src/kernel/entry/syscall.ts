@@ -5,7 +5,7 @@ import { cpu, ptr } from "../../hardware/index.ts";
 import { asiRelax } from "../asi/asi-transition.ts";
 import { RESULT_IN_REGS, SYSCALL_IS_OVER } from "../linux/syscall-results.ts";
 import { finishSyscall } from "../linux/syscall-sleep.ts";
-import { syscallTable } from "../linux/syscall-table.ts";
+import { type Syscall, syscallTable } from "../linux/syscall-table.ts";
 import { current } from "../sched/current.ts";
 import { staticBytes } from "../static-data.ts";
 import { TRACE_SYSCALL, trace } from "../trace.ts";
@@ -61,17 +61,29 @@ export function syscallEnterFromUserMode(number: number, isCompat: boolean): voi
   trace(TRACE_SYSCALL, number, isCompat ? 1 : 0);
 }
 
-/** Kernel: `do_syscall_64()`. Interrupts are off on entry. */
-export function doSyscall64(): void {
-  // First of all: the process's critical section ends here, since the call may lead to another domain (KVM_RUN); the end of
-  // syscallExit() begins the next (spec 2.15).
-  asiRelax();
-  const regs = PtRegs.at(ptr<"pt_regs">(cpu.stackPointer()));
-  const number = regs.origRax;
-  syscallEnterFromUserMode(number, false);
-  // A user may say a number that would be taken for the other table's.
-  syscallExit(number >= COMPAT_SYSCALL ? ENOSYS : finishSyscall(dispatchSyscall(regs, number)));
+/**
+ * Kernel: `do_syscall_64()`. Interrupts are off on entry. `added`: a call that a run adds to the table under ADDED_SYSCALL, for what the
+ * kernel does that no other call asks for.
+ */
+export function syscall64(added?: Syscall): () => void {
+  return () => {
+    // First of all: the process's critical section ends here, since the call may lead to another domain (KVM_RUN); the end of
+    // syscallExit() begins the next (spec 2.15).
+    asiRelax();
+    const regs = PtRegs.at(ptr<"pt_regs">(cpu.stackPointer()));
+    const number = regs.origRax;
+    syscallEnterFromUserMode(number, false);
+    if (number === ADDED_SYSCALL && added !== undefined) {
+      syscallExit(added(regs.rdi, regs.rsi, 0, 0, 0, 0));
+      return;
+    }
+    // A user may say a number that would be taken for the other table's.
+    syscallExit(number >= COMPAT_SYSCALL ? ENOSYS : finishSyscall(dispatchSyscall(regs, number)));
+  };
 }
+
+/** Beyond the numbers of Linux. */
+export const ADDED_SYSCALL = 0x7000;
 
 /**
  * The end of a system call of the running task: also what a path that went on from a cut point ends with (kernel:

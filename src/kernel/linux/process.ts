@@ -32,6 +32,7 @@ import {
   virtAddr,
 } from "../../hardware/index.ts";
 import { PtRegs, taskPtRegs } from "../entry/pt-regs.ts";
+import { mapVdso32 } from "../entry/vdso-32.ts";
 import { __USER_CS, __USER_DS } from "../entry/vectors.ts";
 import { va } from "../mm/layout.ts";
 import { mmAlloc, mmput } from "../mm/mm.ts";
@@ -68,6 +69,8 @@ export interface ProcessConfig {
   readonly cpusAllowed?: number;
   /** A puppet's: what it finds at PUPPET_ARGUMENTS, behind a u32 of their length. */
   readonly args?: Uint8Array;
+  /** A puppet's: it has the page that 32-bit code calls the kernel from, and may call as such code does. */
+  readonly hasVdso32?: boolean;
 }
 
 /** Pages of stack. Puppets use none of it; programs would. */
@@ -126,7 +129,7 @@ function mapSegments(mm: MmPtr, process: ProcessConfig): 0 | Errno {
     const error = content === undefined ? 0 : writeRemote(mm, address, content);
     if (error !== 0) return error;
   }
-  return 0;
+  return process.hasVdso32 === true ? mapVdso32(mm) : 0;
 }
 
 /** Signals and descriptors 0, 1 and 2 on the console. Boot has memory for that. */

@@ -3,6 +3,7 @@
 import {
   addPhys,
   type Cr3,
+  cr3Root,
   fail,
   type Observer,
   OWNER_KERNEL,
@@ -132,7 +133,9 @@ export class ResidueCheck {
         const changed = (memory.read32(translation.leaf as PhysAddr) ^ translation.low) & ~SET_BY_THE_WALK;
         if (changed === 0 && access !== FETCH) return;
         if (!isStale(memory, translation, access)) return;
-        const isReused = memory.frameChangedAt(Math.floor(pa / PAGE_SIZE)) > translation.madeAt;
+        // A large page that was split, or a right that was taken away: the same frame is there, and nobody reaches another's.
+        const isElsewhere = cpu.mmu.peek(va, cr3Root(cpu.state.cr3)) !== pa;
+        const isReused = isElsewhere && memory.frameChangedAt(Math.floor(pa / PAGE_SIZE)) > translation.madeAt;
         this.checker.staleTranslation(told, va, isReused, translation.madeAt);
       };
     }

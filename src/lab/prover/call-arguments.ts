@@ -1,6 +1,6 @@
 // The arguments of system calls that are bytes in memory, each at its place in the state page: written once, when a process begins.
-import { DEV_KVM } from "../../abi/index.ts";
-import { PAGE_SIZE } from "../../hardware/index.ts";
+import { DEV_KVM, KERNEL_SIGACTION_BYTES, SA_RESTORER } from "../../abi/index.ts";
+import { PAGE_SIZE, PUPPET_HANDLER_OFFSET, PUPPET_RESTORER_OFFSET, PUPPET_TEXT } from "../../hardware/index.ts";
 import { GUEST_PAGES, guestRegion, guestSregs, guestStartRegisters } from "../check/index.ts";
 import { placeArguments } from "./process-memory.ts";
 
@@ -26,6 +26,16 @@ function cpuMasks(): Uint8Array {
   return bytes;
 }
 
+/** struct sigaction as the kernel takes it. */
+function signalHandler(): Uint8Array {
+  const bytes = new Uint8Array(KERNEL_SIGACTION_BYTES);
+  const view = new DataView(bytes.buffer);
+  [PUPPET_TEXT + PUPPET_HANDLER_OFFSET, SA_RESTORER, PUPPET_TEXT + PUPPET_RESTORER_OFFSET].forEach((word, i) => {
+    view.setUint32(8 * i, word, true);
+  });
+  return bytes;
+}
+
 export const FILE_BYTES = 16;
 
 export const ARGUMENTS = placeArguments({
@@ -33,6 +43,7 @@ export const ARGUMENTS = placeArguments({
   file: text("/prover"),
   content: new Uint8Array(FILE_BYTES).fill(0x61),
   masks: cpuMasks(),
+  handler: signalHandler(),
   region0: guestRegion(guestMemoryAddress(0)),
   region1: guestRegion(guestMemoryAddress(1)),
   sregs: guestSregs(),

@@ -95,6 +95,11 @@ function checked(configuration: Configuration, refuse: Refuse): Configuration {
   }
   if (injections.includes("switch") && switches === 0)
     refuse("switches", 'with "switch" among the injections, a number above 0 is accepted');
+  const isIntel = model.vendor === "GenuineIntel";
+  if (!isIntel && operations.includes("getppid by SYSENTER")) refuse("operations", "SYSENTER is used on Intel's CPUs only");
+  if (isIntel && operations.includes("getppid by SYSCALL of 32-bit code")) {
+    refuse("operations", "SYSCALL of 32-bit code is undefined on Intel's CPUs");
+  }
   const alone = operations.find((name) => NEED_TWO_CPUS.has(name));
   if (alone !== undefined && cpus < 2) refuse("operations", `"${alone}" needs two CPUs or more`);
   return configuration;

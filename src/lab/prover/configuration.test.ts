@@ -70,7 +70,7 @@ const BAD: readonly (readonly [string, string, RegExp])[] = [
   [
     "an unknown operation",
     WHOLE.replace("getppid", "getpid"),
-    /^c\.yaml:12: operations\[0\]: one of getppid, sched_yield, .* is accepted$/,
+    /^c\.yaml:12: operations\[0\]: one of getppid, getppid by INT80, .* is accepted$/,
   ],
   ["an unknown injection", WHOLE.replace("[nmi,", "[smi,"), /^c\.yaml:14: injections\[0\]: one of nmi, nmi sensitive, /],
   ["an unknown option", WHOLE.replace("noflush", "no_flush"), /^c\.yaml:7: options: unknown key "no_flush"; accepted: exit_after_run, /],

@@ -10,6 +10,7 @@ import {
   staticBytes,
 } from "../../kernel/index.ts";
 import { MAX_CPUS } from "./call-arguments.ts";
+import { kernelWork } from "./kernel-work.ts";
 
 /** Number of the operation that each CPU's process begins next, from 1. */
 const chosenOperations = staticBytes("prover_chosen", 4 * MAX_CPUS, 8);
@@ -28,7 +29,7 @@ function touchSecret(): void {
 }
 
 export class KernelSide {
-  readonly hooks: KernelHooks = { nmi: touchSecret, irqWork: touchSecret };
+  readonly hooks: KernelHooks = { nmi: touchSecret, irqWork: touchSecret, syscall: kernelWork };
 
   readonly lateInitcall = (): void => {
     virtual.set(secretPage, getFreePages(GFP_HIGHUSER_MOVABLE, 0));

@@ -60,6 +60,8 @@ const ALL: readonly Configuration[] = [
   },
   { ...ALONE, name: "kvm-exits", operations: [...KVM, "KVM_RUN port output", "KVM_RUN running on", "getppid", ...DELIVERIES] },
   { ...ENTRY, name: "entry-syscall" },
+  { ...ENTRY, name: "entry-int80", operations: ["getppid by INT80", "getppid", ...DELIVERIES] },
+  { ...ENTRY, name: "entry-sysenter", operations: ["getppid by SYSENTER", "getppid", ...DELIVERIES] },
   { ...ENTRY, name: "no-pcid", model: withoutFeatures(model("skx"), ["PCID", "INVPCID"]) },
   { ...ENTRY, name: "no-ibpb", model: withoutFeatures(model("skx"), ["IBPB"]) },
   { ...ENTRY, name: "l1tf", model: model("skx") },
@@ -84,6 +86,16 @@ const ALL: readonly Configuration[] = [
     injections: ["failure"],
     operations: ["mmap", "munmap", "page fault", "fork", "exit", "wait", "VM creation", "VM destruction", "KVM_RUN EPT violation"],
   },
+  {
+    ...ALONE,
+    name: "kernel-memory",
+    operations: ["kmalloc", "kfree", "vmalloc", "vfree", "module load", "module unload", "KVM_RUN HLT", "getppid"],
+  },
+  { ...ALONE, name: "static-keys", cpus: 2, switches: 1, operations: ["static-key patch", "TLB flush", "getppid", "KVM_RUN HLT"] },
+  { ...ALONE, name: "signals", vms: 0, operations: ["signal", "getppid", "sched_yield", ...DELIVERIES] },
+  { ...ALONE, name: "suspend", operations: ["suspend", "getppid", "KVM_RUN HLT"] },
+  // A CPU that comes online goes through its early boot, with whatever may be injected there.
+  { ...ALONE, name: "hotplug", cpus: 2, switches: 1, operations: ["CPU offline", "CPU online", "getppid", "KVM_RUN HLT"] },
   { ...ALONE, name: "machine-checks", injections: ["machine check"], operations: ["getppid", "KVM_RUN HLT", "machine check"] },
 ];
 

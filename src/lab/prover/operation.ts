@@ -16,7 +16,7 @@ export interface Turn {
 export type Part = (turn: Turn) => PuppetAction;
 
 /** What a process must have set up before its operations begin. */
-export type Need = "region" | "shared page" | "file" | "pipe" | "vm";
+export type Need = "region" | "shared page" | "file" | "pipe" | "handler" | "vm" | "vdso";
 
 /** What an operation's first guest exits are; then it halts. "runs on": until an interrupt; the others come while it runs. */
 export type GuestLeaves = GuestExit | "runs on" | "interrupt" | "nmi";

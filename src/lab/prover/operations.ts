@@ -3,6 +3,7 @@ import { assert, fail } from "../../hardware/index.ts";
 import { MAX_VCPUS, MAX_VMS } from "./call-arguments.ts";
 import type { Configuration } from "./configuration.ts";
 import { DELIVERIES } from "./deliveries.ts";
+import { KERNEL_OPERATIONS } from "./kernel-work.ts";
 import type { Need, Operation, Part } from "./operation.ts";
 import { PROCESS_OPERATIONS, SETUPS } from "./process-operations.ts";
 import { createVm, kvmSetup, runVcpu, targetSuffix, vmOperations } from "./vm-operations.ts";
@@ -10,7 +11,12 @@ import { createVm, kvmSetup, runVcpu, targetSuffix, vmOperations } from "./vm-op
 /** A CPU goes on with what it has: a suspended path, a pending interrupt. */
 export const CONTINUE = "continue";
 
-const BY_VCPUS = Array.from({ length: MAX_VCPUS }, (_, i) => ({ ...PROCESS_OPERATIONS, ...vmOperations(i + 1), ...DELIVERIES }));
+const BY_VCPUS = Array.from({ length: MAX_VCPUS }, (_, i) => ({
+  ...PROCESS_OPERATIONS,
+  ...vmOperations(i + 1),
+  ...KERNEL_OPERATIONS,
+  ...DELIVERIES,
+}));
 
 /** Operations where each VM has `vcpus` vCPUs. */
 function operationsBy(vcpus: number): Readonly<Record<string, Operation>> {
@@ -52,7 +58,12 @@ export function operationsOf({ operations, vms, vcpus }: Pick<Configuration, "op
   });
 }
 
-const ORDER: readonly Exclude<Need, "vm">[] = ["region", "shared page", "file", "pipe"];
+/** Whether a process is one that 32-bit code could be part of. */
+export function needsVdso(operations: readonly NamedOperation[]): boolean {
+  return operations.some(({ operation }) => operation.kind === "process" && operation.needs.includes("vdso"));
+}
+
+const ORDER: readonly Exclude<Need, "vm" | "vdso">[] = ["region", "shared page", "file", "pipe", "handler"];
 
 /** What a process does first: as much as its operations need. Each VM is made and each vCPU run once, so that the first run is over. */
 export function setupOf(operations: readonly NamedOperation[], vms: number, vcpus: number): readonly Part[] {

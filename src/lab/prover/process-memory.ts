@@ -14,6 +14,7 @@ const FILE = 40;
 const PIPE_READ = 44;
 const PIPE_WRITE = 48;
 const KVM = 52;
+const KERNEL_ADDRESSES = 56;
 const VMS = 0x80;
 const VM_BYTES = 0x40;
 const VM_MEMORY = 0;
@@ -31,7 +32,7 @@ export type Role = "setting up" | "main" | "child";
 const ROLES: readonly Role[] = ["setting up", "main", "child"];
 
 /** Facts that operations turn on and off. */
-export const FACTS = ["mapped", "touched", "read-only", "shared", "child", "away", "kernel memory", "module"] as const;
+export const FACTS = ["mapped", "touched", "read-only", "shared", "child", "kernel object", "kernel area", "module"] as const;
 export type Fact = (typeof FACTS)[number];
 
 /** Where the arguments of system calls are, in the state page. */
@@ -152,6 +153,14 @@ export class ProcessMemory {
   }
   set kvm(value: number) {
     this.view.setInt32(KVM, value);
+  }
+
+  /** Address of something in the kernel, which it gave the process. */
+  kernelAddress(index: number): number {
+    return this.view.getFloat64(KERNEL_ADDRESSES + 8 * index);
+  }
+  setKernelAddress(index: number, address: number): void {
+    this.view.setFloat64(KERNEL_ADDRESSES + 8 * index, address);
   }
 
   /** Descriptor of VM number `vm`; 0: there is none. */

@@ -10,15 +10,17 @@ import {
   PROT_READ,
   PROT_WRITE,
   SEEK_SET,
+  SIGUSR1,
   SYS,
 } from "../../abi/index.ts";
-import { PAGE_SIZE, PUPPET_STATE } from "../../hardware/index.ts";
+import { PAGE_SIZE, PUPPET_STATE, type SystemCallEntry } from "../../hardware/index.ts";
 import { ARGUMENTS, FILE_BYTES } from "./call-arguments.ts";
 import { call, type Need, type Operation, type Part, type Place, type ProcessOperation } from "./operation.ts";
 import { type ProcessMemory, RESULT_ADDRESS } from "./process-memory.ts";
 
 const REGION_PAGES = 2;
 const REGION_BYTES = REGION_PAGES * PAGE_SIZE;
+const SIGSET_BYTES = 8;
 /** In the shared page: what a futex waits on, and how many bytes are in the pipe. */
 const FUTEX_WORD = 0;
 const PIPE_FILL = 64;
@@ -43,7 +45,7 @@ const mapRegion: Part = () => call(SYS.mmap, 0, REGION_BYTES, PROT_READ | PROT_W
 const storeTo: Part = ({ memory }) => ({ kind: "store", address: memory.region, value: 1 });
 
 /** What must be done before the first operation, for each need; each part hears the result of the one before. */
-export const SETUPS: Readonly<Record<Exclude<Need, "vm">, readonly Part[]>> = {
+export const SETUPS: Readonly<Record<Exclude<Need, "vm" | "vdso">, readonly Part[]>> = {
   region: [
     mapRegion,
     (turn) => {
@@ -67,6 +69,7 @@ export const SETUPS: Readonly<Record<Exclude<Need, "vm">, readonly Part[]>> = {
       return call(SYS.write, result, ARGUMENTS.content.address, FILE_BYTES);
     },
   ],
+  handler: [() => call(SYS.rt_sigaction, SIGUSR1, ARGUMENTS.handler.address, 0, SIGSET_BYTES)],
   pipe: [
     () => call(SYS.pipe2, RESULT_ADDRESS, 0),
     ({ memory }) => {
@@ -77,6 +80,14 @@ export const SETUPS: Readonly<Record<Exclude<Need, "vm">, readonly Part[]>> = {
   ],
 };
 
+/** The same call by another entry. */
+const by = (entry: SystemCallEntry): ProcessOperation =>
+  operation([() => ({ kind: "syscall", number: GETPPID_32, args: [], entry })], {
+    needs: entry === "int80" ? [] : ["vdso"],
+    when: anybody,
+  });
+const GETPPID_32 = 64;
+
 /** The other CPU, if it is there. */
 function otherCpu(place: Place): number | undefined {
   return place.online.find((cpu) => cpu !== place.cpu);
@@ -84,6 +95,9 @@ function otherCpu(place: Place): number | undefined {
 
 export const PROCESS_OPERATIONS: Readonly<Record<string, Operation>> = {
   getppid: operation([() => call(SYS.getppid)], { when: anybody }),
+  "getppid by INT80": by("int80"),
+  "getppid by SYSENTER": by("sysenter"),
+  "getppid by SYSCALL of 32-bit code": by("syscall32"),
   sched_yield: operation([() => call(SYS.sched_yield)], { when: anybody }),
   mmap: operation([mapRegion], {
     needs: ["region"],
@@ -175,6 +189,8 @@ export const PROCESS_OPERATIONS: Readonly<Record<string, Operation>> = {
       else memory.set("child", true);
     },
   }),
+  // A handler of its own, which returns.
+  signal: operation([() => call(SYS.getpid), ({ result }) => call(SYS.kill, result, SIGUSR1)], { needs: ["handler"] }),
   exit: operation([() => call(SYS.exit_group, 0)], { when: isChild }),
   wait: operation([() => call(SYS.wait4, -1, 0, 0, 0)], {
     when: hasChild,

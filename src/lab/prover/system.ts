@@ -9,7 +9,7 @@ import { describeViolation } from "../properties/index.ts";
 import { type Configuration, kernelCommandLine } from "./configuration.ts";
 import { KernelSide } from "./kernel-side.ts";
 import type { Operation, Place } from "./operation.ts";
-import { CONTINUE, type NamedOperation, operationsOf, setupOf } from "./operations.ts";
+import { CONTINUE, type NamedOperation, needsVdso, operationsOf, setupOf } from "./operations.ts";
 import { ProcessMemory } from "./process-memory.ts";
 import { guestExit, type Puppeteer, proverPuppet } from "./puppet.ts";
 
@@ -66,6 +66,7 @@ export class System {
       chosen: (cpu) => this.kernelSide.takeChosen(this.machine.memory, cpu),
       place: (cpu) => this.place(cpu),
     };
+    const hasVdso32 = needsVdso(this.operations);
     const names = Array.from({ length: configuration.processes }, (_, i) => `process-${i}`);
     this.machine = new ResidueMachine({
       model: configuration.model,
@@ -73,7 +74,7 @@ export class System {
       cpus: configuration.cpus,
       image: buildKernelImage({
         preset: configuration.preset,
-        processes: names.map((name, i) => ({ name, puppet: PUPPET_NAME, cpu: i % configuration.cpus })),
+        processes: names.map((name, i) => ({ name, puppet: PUPPET_NAME, cpu: i % configuration.cpus, hasVdso32 })),
         puppets: new Map([[PUPPET_NAME, proverPuppet(puppeteer)]]),
         hooks: this.kernelSide.hooks,
         lateInitcall: this.kernelSide.lateInitcall,

@@ -22,8 +22,10 @@ import {
   INTR_INFO_DELIVER_CODE_MASK,
   INTR_INFO_TYPE_MASK,
   INTR_INFO_VALID_MASK,
+  INTR_TYPE_HARD_EXCEPTION,
   INTR_TYPE_NMI_INTR,
   type Ptr,
+  VECTOR_MC,
   VECTOR_UD,
   VMCS,
   VMX_EXIT_REASONS_FAILED_VMENTRY,
@@ -73,12 +75,18 @@ const injectGp: ExitHandler = (vcpu) => {
 /** An instruction that does nothing here (kernel: `kvm_emulate_wbinvd()`, `kvm_emulate_monitor()`). */
 const skip: ExitHandler = (vcpu) => kvmSkipEmulatedInstruction(vcpu);
 
-/** Kernel: `handle_exception_nmi()`. An NMI was handled right after the exit. */
+/** Kernel: `is_machine_check()`. */
+export function isMachineCheckExit(vmx: VcpuVmx): boolean {
+  return vmx.exitReason === EXIT_REASON.EXCEPTION_NMI && (vmx.exitIntrInfo & (INTR_INFO_TYPE_MASK | 0xff)) === MACHINE_CHECK_INFO;
+}
+const MACHINE_CHECK_INFO = INTR_TYPE_HARD_EXCEPTION | VECTOR_MC;
+
+/** Kernel: `handle_exception_nmi()`. An NMI or a machine check was handled right after the exit: the guest does not learn of it. */
 const handleExceptionNmi: ExitHandler = (vcpu, vmx) => {
   const info = vmx.exitIntrInfo;
-  if ((info & INTR_INFO_TYPE_MASK) === INTR_TYPE_NMI_INTR) return 1;
+  if ((info & INTR_INFO_TYPE_MASK) === INTR_TYPE_NMI_INTR || isMachineCheckExit(vmx)) return 1;
   const vector = info & 0xff;
-  // The intercepted ones: #UD has nothing to emulate, #AC is the guest's own; #MC does not happen here.
+  // The intercepted ones: #UD has nothing to emulate, #AC is the guest's own.
   if (vector === VECTOR_UD) kvmInjectUd(vcpu);
   else if ((info & INTR_INFO_DELIVER_CODE_MASK) !== 0) kvmQueueExceptionE(vcpu, vector, cpu.vmread(VMCS.VM_EXIT_INTR_ERROR_CODE));
   else kvmQueueException(vcpu, vector);

@@ -1,5 +1,6 @@
 // One VM entry and exit with what surrounds it (kernel: vmx_vcpu_run()), and what must happen before interrupts are on again.
 import { cpu, EXIT_REASON, INTR_INFO_VALID_MASK, type Ptr, VMCS, VMX_EXIT_REASONS_FAILED_VMENTRY } from "../../../hardware/index.ts";
+import { kvmMachineCheck } from "../../entry/machine-check.ts";
 import { TRACE_VM_EXIT, trace } from "../../trace.ts";
 import { vmxCompleteInterrupts } from "../events.ts";
 import {
@@ -11,8 +12,9 @@ import {
   VCPU_REGS,
   type VcpuVmx,
 } from "../kvm-struct.ts";
-import { registerAddress } from "../regs.ts";
+import { registerAddress, vmreadWord } from "../regs.ts";
 import { EXIT_REASON_ENTRY_FAILED, vmxVcpuEnterExit } from "./enter-exit.ts";
+import { isMachineCheckExit } from "./exits.ts";
 
 /** Registers that stay in the VMCS at an exit (kernel: VMX_REGS_LAZY_LOAD_SET). */
 const LAZY_REGISTERS =
@@ -50,8 +52,12 @@ export function vmxVcpuRun(vcpu: Ptr<"kvm_vcpu">, vmx: VcpuVmx): void {
   vmxCompleteInterrupts(vmx);
 }
 
-/** The host interrupt that caused the exit was acknowledged by it: its handler runs now (kernel: `vmx_handle_exit_irqoff()`). */
+/**
+ * What the exit took out of the hardware's hands is handled now: a machine check, or the host interrupt that was acknowledged by it
+ * (kernel: `vmx_handle_exit_irqoff()`).
+ */
 export function vmxHandleExitIrqoff(vmx: VcpuVmx): void {
+  if (isMachineCheckExit(vmx)) kvmMachineCheck(vmreadWord(VMCS.GUEST_RIP));
   if (vmx.exitReason !== EXIT_REASON.EXTERNAL_INTERRUPT) return;
   const info = cpu.vmread(VMCS.VM_EXIT_INTR_INFO);
   if ((info & INTR_INFO_VALID_MASK) !== 0) cpu.invokeVector(info & 0xff);
