@@ -50,6 +50,11 @@ export class VmcsRegion {
     this.view = new DataView(bytes.buffer, bytes.byteOffset + base, VMCS_BYTES);
   }
 
+  /** Every change of a word of the region. */
+  protected put(offset: number, value: number): void {
+    this.view.setUint32(offset, value, true);
+  }
+
   get revision(): number {
     return this.view.getUint32(0, true);
   }
@@ -59,7 +64,7 @@ export class VmcsRegion {
   }
 
   set isLaunched(value: boolean) {
-    this.view.setUint32(LAUNCH_STATE_OFFSET, value ? 1 : 0, true);
+    this.put(LAUNCH_STATE_OFFSET, value ? 1 : 0);
   }
 
   /** Low 32 bits, unsigned. */
@@ -85,8 +90,8 @@ export class VmcsRegion {
 
   set(encoding: number, low: number, high: number): void {
     const at = offsets[encoding] ?? ABSENT;
-    this.view.setUint32(at, low, true);
-    this.view.setUint32(at + 4, high, true);
+    this.put(at, low);
+    this.put(at + 4, high);
   }
 
   setWord(encoding: number, value: number): void {

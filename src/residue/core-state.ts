@@ -5,6 +5,7 @@ import {
   CR0_PG,
   CR0_WP,
   CR4_PAE,
+  CR4_PCIDE,
   type Cr3,
   EFER_LMA,
   EFER_LME,
@@ -64,6 +65,7 @@ const IN_GUEST = 32;
 const VMX_ON = 64;
 
 const NO_VMCS = -1;
+const PCID_MASK = 0xfff;
 
 export class CoreState {
   private readonly memory: TrackedMemory;
@@ -203,6 +205,11 @@ export class CoreState {
   set cr3(value: Cr3) {
     this.setNumber(CR3, value);
   }
+  /** The PCID that translations are looked up with. */
+  get pcid(): number {
+    const { words, first } = this;
+    return ((words[first + CR4] ?? 0) & CR4_PCIDE) !== 0 ? (words[first + CR3] ?? 0) & PCID_MASK : 0;
+  }
   get cr4(): number {
     return this.get(CR4) >>> 0;
   }
@@ -238,6 +245,11 @@ export class CoreState {
   }
   set taskSelector(value: number) {
     this.set(TASK_SELECTOR, value);
+  }
+  /** A machine check or an NMI pends that can be delivered. */
+  get isEventPending(): boolean {
+    const flags = this.get(FLAGS);
+    return (flags & (MACHINE_CHECK_PENDING | NMI_PENDING)) !== 0 && ((flags & MACHINE_CHECK_PENDING) !== 0 || (flags & NMI_BLOCKED) === 0);
   }
   get isNmiBlocked(): boolean {
     return this.flag(NMI_BLOCKED);

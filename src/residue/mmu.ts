@@ -2,10 +2,8 @@
 // Faults are returned, not delivered: the CPU decides what they become.
 import {
   CR0_WP,
-  CR4_PCIDE,
   CR4_SMAP,
   CR4_SMEP,
-  cr3Pcid,
   cr3Root,
   EFER_NXE,
   entryFrame,
@@ -42,9 +40,11 @@ export type Access = typeof READ | typeof WRITE | typeof FETCH;
 /** What translate() returns when the access faults. */
 export const FAULT = -1;
 
+const PAGE_MASK = 0xfff;
 const NX_FEATURE = EFER_NXE;
 
 function physicalIn(translation: Translation, va: number): number {
+  if (translation.level === 1) return translation.frame + (va & PAGE_MASK);
   const size = levelSize(translation.level);
   return translation.frame + (va - Math.floor(va / size) * size);
 }
@@ -67,10 +67,6 @@ export class Mmu {
     this.labels = labels;
   }
 
-  private get pcid(): number {
-    return (this.state.cr4 & CR4_PCIDE) !== 0 ? cr3Pcid(this.state.cr3) : 0;
-  }
-
   /** Physical address of `va` for an access of the given kind, or FAULT with faultVector and faultError set. Marks whose data is touched. */
   translate(va: number, access: Access, isUser: boolean): number {
     if (va < -(2 ** 47) || va >= 2 ** 47) {
@@ -78,7 +74,7 @@ export class Mmu {
       this.faultError = 0;
       return FAULT;
     }
-    const pcid = this.pcid;
+    const { pcid } = this.state;
     let translation = this.tlb.find(va, pcid);
     if (translation !== undefined && this.allows(translation, access, isUser)) {
       if (this.onHit !== undefined) this.onHit(translation, va, physicalIn(translation, va), access);
@@ -99,11 +95,11 @@ export class Mmu {
 
   /** CR3 write: with NOFLUSH the entries of the PCID stay. */
   loadRoot(noflush: boolean): void {
-    if (!noflush) this.tlb.invalidatePcid(this.pcid);
+    if (!noflush) this.tlb.invalidatePcid(this.state.pcid);
   }
 
   invlpg(va: number): void {
-    this.tlb.invalidate(va, this.pcid, true);
+    this.tlb.invalidate(va, this.state.pcid, true);
   }
 
   /** Translates without any effect, with full rights: for observers and devices. */
@@ -127,6 +123,8 @@ export class Mmu {
 
   private allows(t: Translation, access: Access, isUser: boolean): boolean {
     if (access === WRITE && !t.isDirty) return false;
+    // Nearly all that kernel code does.
+    if (!isUser && !t.isUser && (access === READ || (access === WRITE && t.isWritable))) return true;
     return this.refusal(t.isWritable, t.isUser, t.isExecutable, access, isUser) === 0;
   }
 

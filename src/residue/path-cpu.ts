@@ -89,32 +89,39 @@ export abstract class PathCpu extends RegisterCpu implements Undoable {
    * It ends where nothing was left for a while.
    */
   private clearDeadStack(top: number): void {
-    const { memory, mmu } = this;
-    if (!memory.isTracking) return;
-    let page = Number.NaN;
-    let frame = 0;
-    for (let va = top - 8, clean = 0; clean < CLEAN_WORDS; va -= 8) {
-      const here = Math.floor(va / PAGE_SIZE) * PAGE_SIZE;
-      if (here !== page) {
-        const found = mmu.peek(here, cr3Root(this.state.cr3));
-        if (found === undefined) return;
-        page = here;
-        frame = found;
-      }
-      const pa = (frame + (va - here)) as PhysAddr;
-      if (memory.read32(pa) === 0 && memory.read32((pa + 4) as PhysAddr) === 0) clean++;
-      else {
-        clean = 0;
-        memory.writeWord(pa, 0);
-      }
+    const { mmu } = this;
+    if (!this.memory.isTracking) return;
+    let clean = 0;
+    for (let end = top; clean < CLEAN_WORDS; ) {
+      const page = Math.floor((end - 8) / PAGE_SIZE) * PAGE_SIZE;
+      const frame = mmu.peek(page, cr3Root(this.state.cr3));
+      if (frame === undefined) return;
+      clean = this.clearWords(frame, frame + (end - page), clean);
+      end = page;
     }
+  }
+
+  /** Clears `[start, end)`, physical addresses, from its end on, until enough words were clear. @returns how many were at last */
+  private clearWords(start: number, end: number, cleanBefore: number): number {
+    const { memory } = this;
+    const { words } = memory;
+    let clean = cleanBefore;
+    for (let slot = (end >>> 2) - 2; slot >= start >>> 2; slot -= 2) {
+      if (words[slot] === 0 && words[slot + 1] === 0) {
+        if (++clean >= CLEAN_WORDS) break;
+        continue;
+      }
+      clean = 0;
+      memory.writeWord((slot * 4) as PhysAddr, 0); // inside memory: what is cleared was read there
+    }
+    return clean;
   }
 
   /** Something pends that is not masked. */
   get isDeliverable(): boolean {
-    const { state } = this;
-    if (state.isMachineCheckPending || (state.isNmiPending && !state.isNmiBlocked)) return true;
-    return (state.rflags & RFLAGS_IF) !== 0 && this.apic.pending(0) >= 0;
+    const { state, apic } = this;
+    if (state.isEventPending) return true;
+    return (state.rflags & RFLAGS_IF) !== 0 && apic.isRequesting && apic.pending(0) >= 0;
   }
 
   /** The vector to deliver now. */

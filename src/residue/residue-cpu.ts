@@ -264,7 +264,7 @@ export class ResidueCpu extends PathCpu {
 
   protected due(): void {
     if (this.completed !== undefined || this.state.isInGuest) return;
-    this.collect();
+    if (!this.isFrozen) this.collect();
     if (this.isStepKnown) {
       this.isStepKnown = false;
       this.now -= this.stepCost;

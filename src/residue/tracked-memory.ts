@@ -13,11 +13,15 @@ export type Mark = number & { readonly __brand: "Mark" };
 const MARK_WORDS = 6;
 /** Room for the registers of one CPU, in words. */
 const REGISTER_WORDS = 256;
+/** Bytes that are compared as one. */
+const COMPARED_BYTES = 256;
+const NO_BYTES = Buffer.alloc(0);
 
-/** Kinds of words. */
+/** Kinds of words: hashed or not, which goes back; and whether somebody watches them, which stays. */
 const HASHED = 0;
 const PAGE_SHIFT = 12;
 const UNHASHED = 1;
+const WATCHED = 2;
 
 export class TrackedMemory extends PhysicalMemory {
   /** RAM; the owner of each frame; when it last changed; registers. */
@@ -30,6 +34,8 @@ export class TrackedMemory extends PhysicalMemory {
    * rest.
    */
   changes = 0;
+  /** Changes with the words that are watched. */
+  private watched = 0;
   /** While true every change is hashed, and undone at need. */
   isTracking = false;
   private readonly kinds: Uint8Array;
@@ -41,6 +47,9 @@ export class TrackedMemory extends PhysicalMemory {
   private readonly firstRegister: number;
   private nextRegister: number;
   private readonly marks: number[] = [];
+  /** The same bytes, and a copy of some, for changes that are found by comparing. */
+  private readonly raw: Buffer;
+  private spare = Buffer.alloc(PAGE_SIZE);
 
   constructor(bytes: number, cpus = 1) {
     assert(bytes % PAGE_SIZE === 0 && bytes < 2 ** 32, () => `not a memory size for the abstract machine: ${bytes}`);
@@ -49,6 +58,7 @@ export class TrackedMemory extends PhysicalMemory {
     const buffer = new ArrayBuffer(words * 4);
     super(new Uint8Array(buffer, 0, bytes));
     this.words = new Int32Array(buffer);
+    this.raw = Buffer.from(buffer, 0, bytes);
     this.kinds = new Uint8Array(words);
     this.hasUnhashed = new Uint8Array(frames);
     this.firstFrame = bytes / 4;
@@ -71,7 +81,7 @@ export class TrackedMemory extends PhysicalMemory {
     const { words, kinds } = this;
     for (let slot = 0; slot < this.firstChange; slot++) {
       const word = words[slot] ?? 0;
-      if (word !== 0 && kinds[slot] === 0) hash.toggle(slot, word);
+      if (word !== 0 && ((kinds[slot] ?? 0) & UNHASHED) === 0) hash.toggle(slot, word);
     }
   }
 
@@ -115,6 +125,7 @@ export class TrackedMemory extends PhysicalMemory {
     stateHash.low = marks[mark + 3] ?? 0;
     stateHash.high = marks[mark + 4] ?? 0;
     this.changes = marks[mark + 5] ?? 0;
+    this.watched++;
     marks.length = mark + MARK_WORDS;
   }
 
@@ -234,11 +245,33 @@ export class TrackedMemory extends PhysicalMemory {
       change();
       return;
     }
-    const first = pa >>> 2;
-    const last = (pa + bytes + 3) >>> 2;
-    const before = this.words.slice(first, last);
+    const start = pa & ~3;
+    const end = (pa + bytes + 3) & ~3;
+    const length = end - start;
+    const { raw } = this;
+    let copy = this.spare;
+    if (length > copy.length) copy = Buffer.alloc(length);
+    // Not while it is used: `change` may come here again.
+    this.spare = NO_BYTES;
+    raw.copy(copy, 0, start, end);
     change();
-    for (let i = 0; i < before.length; i++) this.note(first + i, before[i] ?? 0);
+    for (let at = 0; at < length; at += COMPARED_BYTES) {
+      const size = Math.min(COMPARED_BYTES, length - at);
+      if (raw.compare(copy, at, at + size, start + at, start + at + size) === 0) continue;
+      for (let word = at; word < at + size; word += 4) this.note((start + word) >>> 2, copy.readInt32LE(word));
+    }
+    this.spare = copy;
+  }
+
+  /** Changes with the words that are watched; NaN while changes are not followed. */
+  get watchedChanges(): number {
+    return this.isTracking ? this.watched : Number.NaN;
+  }
+
+  /** From now on `watchedChanges` changes whenever the word at `pa` may have; for whoever would read it again and again. */
+  watch(pa: PhysAddr): void {
+    const slot = pa >>> 2;
+    this.kinds[slot] = (this.kinds[slot] ?? 0) | WATCHED;
   }
 
   /** The words of `[pa, pa + bytes)`, which lie in one page, only count or label: states are not told apart by them from now on. */
@@ -254,13 +287,14 @@ export class TrackedMemory extends PhysicalMemory {
   }
 
   isHashed(pa: PhysAddr): boolean {
-    return this.kinds[pa >>> 2] === HASHED;
+    return ((this.kinds[pa >>> 2] ?? HASHED) & UNHASHED) === HASHED;
   }
 
   private setKind(slot: number, kind: number): void {
-    const old = this.kinds[slot] ?? HASHED;
+    const before = this.kinds[slot] ?? HASHED;
+    const old = before & UNHASHED;
     if (old === kind) return;
-    this.kinds[slot] = kind;
+    this.kinds[slot] = (before & WATCHED) | kind;
     if (!this.isTracking) return;
     this.log.kind(slot, old);
     this.contents.toggle(slot, this.words[slot] ?? 0);
@@ -270,7 +304,11 @@ export class TrackedMemory extends PhysicalMemory {
     const now = this.words[slot] ?? 0;
     if (now === old) return;
     this.log.word(slot, old);
-    if (this.kinds[slot] === UNHASHED) return;
+    const kind = this.kinds[slot] ?? 0;
+    if (kind !== 0) {
+      if ((kind & WATCHED) !== 0) this.watched++;
+      if ((kind & UNHASHED) !== 0) return;
+    }
     this.contents.toggle(slot, old);
     this.contents.toggle(slot, now);
   }

@@ -52,7 +52,10 @@ export class UndoLog {
       const slot = pairs[at] ?? 0;
       if (slot >= 0) words[slot] = pairs[at + 1] ?? 0;
       else if (slot === OBJECT) this.undoObject();
-      else kinds[FIRST_KIND - slot] = pairs[at + 1] ?? 0;
+      else {
+        const word = FIRST_KIND - slot;
+        kinds[word] = ((kinds[word] ?? 0) & ~1) | (pairs[at + 1] ?? 0);
+      }
     }
     this.length = position;
     this.epoch++;

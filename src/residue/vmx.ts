@@ -28,21 +28,26 @@ import {
   VMXERR_VMRESUME_NONLAUNCHED_VMCS,
   VMXERR_VMWRITE_READ_ONLY_VMCS_COMPONENT,
 } from "../hardware/index.ts";
-import {
-  controlFault,
-  guestStateFault,
-  hasVmcsField,
-  hostStateFault,
-  VMCS_BYTES,
-  VMCS_REVISION,
-  VmcsRegion,
-  vmcsOffset,
-} from "../platform/index.ts";
+import { controlFault, guestStateFault, hasVmcsField, hostStateFault, VMCS_BYTES, VMCS_REVISION, VmcsRegion } from "../platform/index.ts";
 import type { CoreState } from "./core-state.ts";
 import type { GuestExit } from "./guest.ts";
 import type { TrackedMemory } from "./tracked-memory.ts";
 
 const NO_VMCS = -1;
+
+/** A region whose changes are hashed and go back. */
+class TrackedRegion extends VmcsRegion {
+  private readonly memory: TrackedMemory;
+
+  constructor(memory: TrackedMemory, base: PhysAddr) {
+    super(memory, base);
+    this.memory = memory;
+  }
+
+  protected override put(offset: number, value: number): void {
+    this.memory.write32((this.base + offset) as PhysAddr, value); // inside the region
+  }
+}
 
 export class Vmx {
   /** High half of the last VMREAD. */
@@ -52,6 +57,8 @@ export class Vmx {
   private readonly memory: TrackedMemory;
   private readonly state: CoreState;
   private readonly model: CpuModel;
+  /** Views of regions, by address: they hold nothing, and may be dropped at any time. */
+  private readonly regions = new Map<number, VmcsRegion>();
 
   constructor(memory: TrackedMemory, state: CoreState, model: CpuModel) {
     this.memory = memory;
@@ -60,9 +67,9 @@ export class Vmx {
   }
 
   instruction(name: "vmxon" | "vmxoff" | "vmclear" | "vmptrld", region: PhysAddr): number {
-    const { state, memory } = this;
+    const { state } = this;
     if (name === "vmxon") {
-      if (!this.isRegion(region) || new VmcsRegion(memory, region).revision !== VMCS_REVISION) return VMX_FAIL_INVALID;
+      if (!this.isRegion(region) || this.region(region).revision !== VMCS_REVISION) return VMX_FAIL_INVALID;
       state.isVmxOn = true;
       state.vmcs = NO_VMCS;
       return VMX_SUCCEED;
@@ -75,14 +82,12 @@ export class Vmx {
         return VMX_SUCCEED;
       case "vmclear":
         if (!this.isRegion(region)) return this.failWith(VMXERR_VMCLEAR_INVALID_ADDRESS);
-        this.change(region, (vmcs) => {
-          vmcs.isLaunched = false;
-        });
+        this.region(region).isLaunched = false;
         if (state.vmcs === region) state.vmcs = NO_VMCS;
         return VMX_SUCCEED;
       case "vmptrld":
         if (!this.isRegion(region)) return this.failWith(VMXERR_VMPTRLD_INVALID_ADDRESS);
-        if (new VmcsRegion(memory, region).revision !== VMCS_REVISION) return this.failWith(VMXERR_VMPTRLD_INCORRECT_VMCS_REVISION_ID);
+        if (this.region(region).revision !== VMCS_REVISION) return this.failWith(VMXERR_VMPTRLD_INCORRECT_VMCS_REVISION_ID);
         state.vmcs = region;
         return VMX_SUCCEED;
     }
@@ -100,8 +105,7 @@ export class Vmx {
     if (this.current() === undefined) return VMX_FAIL_INVALID;
     if (!hasVmcsField(field)) return this.failWith(VMXERR_UNSUPPORTED_VMCS_COMPONENT);
     if (isReadOnlyField(field)) return this.failWith(VMXERR_VMWRITE_READ_ONLY_VMCS_COMPONENT);
-    const base = this.state.vmcs as PhysAddr;
-    this.memory.external((base + vmcsOffset(field & ~1)) as PhysAddr, 8, () => new VmcsRegion(this.memory, base).write(field, low, high));
+    this.region(this.state.vmcs).write(field, low, high);
     return VMX_SUCCEED;
   }
 
@@ -139,24 +143,30 @@ export class Vmx {
   leave(exit: GuestExit): void {
     const { state } = this;
     const isFailedEntry = (exit.reason & VMX_EXIT_REASONS_FAILED_VMENTRY) !== 0;
-    this.change(state.vmcs as PhysAddr, (vmcs) => {
-      vmcs.set(VMCS.VM_EXIT_REASON, exit.reason >>> 0, 0);
-      vmcs.setWord(VMCS.EXIT_QUALIFICATION, exit.qualification ?? 0);
-      if (isFailedEntry) return;
-      vmcs.isLaunched = true;
-      if (exit.rip !== undefined) vmcs.setWord(VMCS.GUEST_RIP, exit.rip);
-      vmcs.set(VMCS.VM_EXIT_INTR_INFO, exit.interruption ?? 0, 0);
-      vmcs.set(VMCS.VM_EXIT_INTR_ERROR_CODE, 0, 0);
-      vmcs.set(VMCS.IDT_VECTORING_INFO_FIELD, 0, 0);
-      vmcs.set(VMCS.VM_EXIT_INSTRUCTION_LEN, exit.instructionLength ?? 0, 0);
-      vmcs.setWord(VMCS.GUEST_PHYSICAL_ADDRESS, exit.guestPhysical ?? 0);
-      vmcs.setWord(VMCS.GUEST_LINEAR_ADDRESS, exit.guestLinear ?? 0);
-      // SDM vol. 3, 29.2.4: the valid bit of the entry's injection field is cleared.
-      const injected = vmcs.low(VMCS.VM_ENTRY_INTR_INFO_FIELD);
-      vmcs.set(VMCS.VM_ENTRY_INTR_INFO_FIELD, injected & ~INTR_INFO_VALID_MASK, 0);
-    });
+    const vmcs = this.region(state.vmcs);
+    vmcs.set(VMCS.VM_EXIT_REASON, exit.reason >>> 0, 0);
+    vmcs.setWord(VMCS.EXIT_QUALIFICATION, exit.qualification ?? 0);
+    if (isFailedEntry) {
+      this.loadHostState(exit, vmcs);
+      return;
+    }
+    vmcs.isLaunched = true;
+    if (exit.rip !== undefined) vmcs.setWord(VMCS.GUEST_RIP, exit.rip);
+    vmcs.set(VMCS.VM_EXIT_INTR_INFO, exit.interruption ?? 0, 0);
+    vmcs.set(VMCS.VM_EXIT_INTR_ERROR_CODE, 0, 0);
+    vmcs.set(VMCS.IDT_VECTORING_INFO_FIELD, 0, 0);
+    vmcs.set(VMCS.VM_EXIT_INSTRUCTION_LEN, exit.instructionLength ?? 0, 0);
+    vmcs.setWord(VMCS.GUEST_PHYSICAL_ADDRESS, exit.guestPhysical ?? 0);
+    vmcs.setWord(VMCS.GUEST_LINEAR_ADDRESS, exit.guestLinear ?? 0);
+    // SDM vol. 3, 29.2.4: the valid bit of the entry's injection field is cleared.
+    const injected = vmcs.low(VMCS.VM_ENTRY_INTR_INFO_FIELD);
+    vmcs.set(VMCS.VM_ENTRY_INTR_INFO_FIELD, injected & ~INTR_INFO_VALID_MASK, 0);
+    this.loadHostState(exit, vmcs);
+  }
+
+  private loadHostState(exit: GuestExit, vmcs: VmcsRegion): void {
+    const { state } = this;
     for (const [register, value] of exit.registers ?? []) state.setRegister(register, value);
-    const vmcs = new VmcsRegion(this.memory, state.vmcs as PhysAddr);
     state.cr0 = vmcs.low(VMCS.HOST_CR0);
     state.cr4 = vmcs.low(VMCS.HOST_CR4);
     state.cr3 = vmcs.physical(VMCS.HOST_CR3) as Cr3;
@@ -172,11 +182,18 @@ export class Vmx {
   }
 
   private current(): VmcsRegion | undefined {
-    return this.state.vmcs === NO_VMCS ? undefined : new VmcsRegion(this.memory, this.state.vmcs as PhysAddr);
+    const { vmcs } = this.state;
+    return vmcs === NO_VMCS ? undefined : this.region(vmcs);
   }
 
-  private change(region: PhysAddr, act: (vmcs: VmcsRegion) => void): void {
-    this.memory.external(region, VMCS_BYTES, () => act(new VmcsRegion(this.memory, region)));
+  /** The region at a physical address, which VMPTRLD, VMXON or VMCLEAR found to be one. */
+  private region(base: number): VmcsRegion {
+    let region = this.regions.get(base);
+    if (region === undefined) {
+      region = new TrackedRegion(this.memory, base as PhysAddr); // what names a region is physical
+      this.regions.set(base, region);
+    }
+    return region;
   }
 
   private isRegion(region: PhysAddr): boolean {
@@ -186,7 +203,7 @@ export class Vmx {
   /** VMfailValid with an error number if there is a current VMCS, else VMfailInvalid. */
   private failWith(error: number): number {
     if (this.state.vmcs === NO_VMCS) return VMX_FAIL_INVALID;
-    this.change(this.state.vmcs as PhysAddr, (vmcs) => vmcs.set(VMCS.VM_INSTRUCTION_ERROR, error, 0));
+    this.region(this.state.vmcs).set(VMCS.VM_INSTRUCTION_ERROR, error, 0);
     return VMX_FAIL_VALID;
   }
 }

@@ -26,36 +26,50 @@ import { type CheckerOptions, type CpuTruth, type GroundTruth, PropertyChecker, 
 
 const SENSITIVE_KERNEL_DATA: Owner = owner(OWNER_KERNEL, 0, true);
 
-function cpuTruth(cpu: ResidueCpu): CpuTruth {
-  return {
-    id: cpu.id,
-    get steps() {
-      return cpu.steps;
-    },
-    get cr3() {
-      return cpu.state.cr3;
-    },
-    get perCpuBase() {
-      return cpu.perCpuBase;
-    },
-    get hostCr3() {
-      return cpu.virtualization.field(VMCS.HOST_CR3) as Cr3; // a CR3 value, as the kernel wrote it
-    },
-    get depth() {
-      return cpu.path.depth;
-    },
-    get contents() {
-      return cpu.labels.changes;
-    },
-    holds: (structure: Structure) => cpu.labels.of(structure),
-  };
+class ResidueCpuTruth implements CpuTruth {
+  readonly id: number;
+  private readonly cpu: ResidueCpu;
+
+  constructor(cpu: ResidueCpu) {
+    this.id = cpu.id;
+    this.cpu = cpu;
+  }
+
+  get steps(): number {
+    return this.cpu.steps;
+  }
+
+  get cr3(): Cr3 {
+    return this.cpu.state.cr3;
+  }
+
+  get perCpuBase(): CpuTruth["perCpuBase"] {
+    return this.cpu.perCpuBase;
+  }
+
+  get hostCr3(): Cr3 {
+    return this.cpu.virtualization.field(VMCS.HOST_CR3) as Cr3; // a CR3 value, as the kernel wrote it
+  }
+
+  get depth(): number {
+    return this.cpu.path.depth;
+  }
+
+  get contents(): number {
+    return this.cpu.labels.changes;
+  }
+
+  holds(structure: Structure): ReadonlySet<Owner> {
+    return this.cpu.labels.of(structure);
+  }
 }
 
 export function residueTruth(machine: ResidueMachine): GroundTruth {
   return {
     model: machine.cpu(0).model,
     memory: machine.memory,
-    cpus: machine.cpus.map(cpuTruth),
+    watch: machine.memory,
+    cpus: machine.cpus.map((cpu) => new ResidueCpuTruth(cpu)),
     frameOwner: (pfn) => machine.memory.frameOwner(pfn),
   };
 }

@@ -9,6 +9,7 @@ import {
   type Owner,
   ownerKind,
   ownerNumber,
+  type PhysAddr,
   type PhysicalMemory,
   type VirtAddr,
 } from "../../hardware/index.ts";
@@ -33,10 +34,18 @@ export interface CpuTruth {
   holds(structure: Structure): ReadonlySet<Owner>;
 }
 
+/** A machine that notices when words change that somebody reads at every step. */
+export interface MemoryWatch {
+  /** Changes when any of the watched words may have; NaN while nothing is noticed. */
+  readonly watchedChanges: number;
+  watch(address: PhysAddr): void;
+}
+
 export interface GroundTruth {
   readonly model: CpuModel;
   readonly memory: PhysicalMemory;
   readonly cpus: readonly CpuTruth[];
+  readonly watch?: MemoryWatch;
   /** Owner of a frame. */
   frameOwner(pfn: number): Owner;
 }

@@ -40,7 +40,7 @@ import {
   TaskStruct,
   ThreadStruct,
 } from "../../kernel/index.ts";
-import type { CpuTruth } from "./ground-truth.ts";
+import type { CpuTruth, MemoryWatch } from "./ground-truth.ts";
 
 const PAGE_OFFSET = -0x778000000000;
 const VMALLOC_START = -0x370000000000;
@@ -121,10 +121,12 @@ function walkTables(memory: PhysicalMemory, root: PhysAddr, va: number): number 
 
 export class KernelView {
   private readonly memory: PhysicalMemory;
+  private readonly watch: MemoryWatch | undefined;
   private readonly found: Scan = { mm: NULL, currAsi: NULL, taints: 0, restricted: undefined, domains: [] };
 
-  constructor(memory: PhysicalMemory) {
+  constructor(memory: PhysicalMemory, watch?: MemoryWatch) {
     this.memory = memory;
+    this.watch = watch;
   }
 
   /** Physical address of a kernel address that is not vmalloc memory; -1 if it is none. */
@@ -159,6 +161,25 @@ export class KernelView {
   /** The CPU has its per-CPU area and a task: the kernel's state on it means something. */
   isUp(cpu: CpuTruth): boolean {
     return cpu.perCpuBase !== 0 && this.word(cpu.perCpuBase + currentTask.offset) !== 0;
+  }
+
+  /** What isUp(), isAsiEnabled() and stamp() read is watched from now on, as it is placed now. */
+  watchSteps(cpu: CpuTruth): void {
+    const { watch } = this;
+    if (watch === undefined) return;
+    const base = this.physical(cpu.perCpuBase);
+    const words = [base + loadedMm.offset, base + currAsi.offset, base + asiTaints.offset, base + currentTask.offset];
+    if (featureAddress !== undefined) words.push(this.physical(featureAddress));
+    const mm = this.memory.readWord((base + loadedMm.offset) as PhysAddr);
+    const domains = mm === 0 || mm === SWITCHING ? -1 : this.physical(mm) + Mm.offset.asi + Asi.offset.pgd;
+    for (let classId = 0; classId < ASI_MAX_NUM_CLASSES; classId++) {
+      if (classesPhysical >= 0) words.push(classesPhysical + 8 * classId);
+      if (domains >= 0) words.push(domains + classId * Asi.bytes);
+    }
+    for (const at of words) {
+      watch.watch(at as PhysAddr);
+      watch.watch((at + 4) as PhysAddr);
+    }
   }
 
   isAsiEnabled(): boolean {

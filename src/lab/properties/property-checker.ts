@@ -36,6 +36,8 @@ export class PropertyChecker {
   private readonly steps: StepJudge;
   private readonly entries: EntryJudge;
   private readonly journal = new Journal();
+  /** Positions of the journal, and what the judge of steps keeps. */
+  private readonly marks: number[] = [];
   private readonly removals = new Removals(this.journal);
   /** VM number to the number of its mm. */
   private readonly vms = new Map<number, number>();
@@ -43,7 +45,7 @@ export class PropertyChecker {
 
   constructor(truth: GroundTruth, options: CheckerOptions = {}) {
     this.truth = truth;
-    this.view = new KernelView(truth.memory);
+    this.view = new KernelView(truth.memory, truth.watch);
     this.objects = new Objects(options.keepsSites ?? false, this.journal);
     this.findings = new Findings(this.view, options);
     this.entries = new EntryJudge(truth, this.view, this.findings, this.vms);
@@ -58,21 +60,28 @@ export class PropertyChecker {
     return this.findings.occurred;
   }
 
-  /** What is remembered now, to go back to together with the machine. */
+  /** What is remembered now, to go back to together with the machine, also in the middle of an event. */
   mark(): number {
-    return this.journal.position();
+    const { marks } = this;
+    const mark = marks.length;
+    marks.push(this.journal.position());
+    this.steps.keep(marks);
+    return mark;
   }
 
-  /** Goes back to `mark` and forgets what was found since and what is under way on each CPU; the counts of occurrences stay. */
+  /** Goes back to `mark` and forgets what was found since; the counts of occurrences stay. */
   rewind(mark: number): void {
-    this.journal.goBackTo(mark);
+    const { marks } = this;
+    this.journal.goBackTo(marks[mark] ?? 0);
+    marks.length = this.steps.putBack(marks, mark + 1);
     this.findings.violations.length = 0;
-    this.steps.reset();
     this.entries.reset();
   }
 
   /** Before every live step. @returns true when ASI is on and the CPU unrestricted: everything is within speculation's reach. */
   beforeStep(cpu: CpuTruth): boolean {
+    const known = this.steps.known(cpu);
+    if (known !== undefined) return known;
     if (!this.view.isUp(cpu) || !this.view.isAsiEnabled()) return false;
     return this.steps.step(cpu);
   }

@@ -24,6 +24,12 @@ const rsbTaintAddress: number = staticObjects().find(({ name }) => name === "cor
 /** Kernel steps that enter or exit may take, handlers and stubs nested in them not counted, between curr_asi and CR3. */
 const WINDOW_STEPS = 40;
 
+/** Numbers of each CPU that a mark keeps. */
+const KEPT = 2;
+const WAS_RESTRICTED = 1;
+const IS_RESTRICTED = 2;
+const WINDOW_SHIFT = 2;
+
 interface CpuMemory {
   /** Steps inside the present enter or exit window; 0 outside. */
   window: number;
@@ -34,6 +40,8 @@ interface CpuMemory {
   readonly stamp: Float64Array;
   cr3: number;
   contents: number;
+  /** The machine's count of changes of what the judgement reads. */
+  watched: number;
 }
 
 export class StepJudge {
@@ -42,7 +50,7 @@ export class StepJudge {
   private readonly findings: Findings;
   private readonly entries: EntryJudge;
   private readonly vms: VmOwners;
-  private readonly cpus = new Map<number, CpuMemory>();
+  private readonly cpus: CpuMemory[] = [];
   /** Roots of the domains that were seen and whose root was not freed since. */
   private readonly domainRoots = new Set<PhysAddr>();
   private readonly journal: Journal;
@@ -56,8 +64,38 @@ export class StepJudge {
     this.vms = vms;
   }
 
-  reset(): void {
-    this.cpus.clear();
+  /** What is under way on each CPU, for a mark. */
+  keep(into: number[]): void {
+    for (const cpu of this.truth.cpus) {
+      const { window, windowDepth, wasRestricted, isRestricted } = this.of(cpu);
+      into.push((window << WINDOW_SHIFT) | (wasRestricted ? WAS_RESTRICTED : 0) | (isRestricted ? IS_RESTRICTED : 0), windowDepth);
+    }
+  }
+
+  /** The machine went back: `from` holds what keep() pushed, from `at` on. @returns where that ends */
+  putBack(from: readonly number[], at: number): number {
+    let next = at;
+    for (const cpu of this.truth.cpus) {
+      const memory = this.of(cpu);
+      const word = from[next] ?? 0;
+      memory.window = word >> WINDOW_SHIFT;
+      memory.wasRestricted = (word & WAS_RESTRICTED) !== 0;
+      memory.isRestricted = (word & IS_RESTRICTED) !== 0;
+      memory.windowDepth = from[next + 1] ?? 0;
+      memory.watched = Number.NaN;
+      memory.cr3 = -1;
+      next += KEPT;
+    }
+    return next;
+  }
+
+  /** As step(), where nothing has changed since that would be judged; undefined: something may have. */
+  known(cpu: CpuTruth): boolean | undefined {
+    const memory = this.cpus[cpu.id];
+    if (memory === undefined || memory.watched !== this.truth.watch?.watchedChanges) return undefined;
+    if (memory.cr3 !== cpu.cr3 || memory.contents !== cpu.contents || memory.window !== 0) return undefined;
+    if (memory.isRestricted && cpu.depth > 0 && this.view.nestDepth(cpu) > 0) this.entries.sawNesting(cpu);
+    return !memory.isRestricted;
   }
 
   /** The frame is no domain's root any more. */
@@ -74,6 +112,11 @@ export class StepJudge {
   /** @returns true when the CPU is unrestricted */
   step(cpu: CpuTruth): boolean {
     const memory = this.of(cpu);
+    const { watch } = this.truth;
+    if (watch !== undefined) {
+      this.view.watchSteps(cpu);
+      memory.watched = watch.watchedChanges;
+    }
     const changed = this.view.stamp(cpu, memory.stamp);
     if (!changed && cpu.cr3 === memory.cr3 && cpu.contents === memory.contents && memory.window === 0) {
       if (memory.isRestricted && cpu.depth > 0 && this.view.nestDepth(cpu) > 0) this.entries.sawNesting(cpu);
@@ -196,7 +239,7 @@ export class StepJudge {
   }
 
   private of(cpu: CpuTruth): CpuMemory {
-    let memory = this.cpus.get(cpu.id);
+    let memory = this.cpus[cpu.id];
     if (memory === undefined) {
       memory = {
         window: 0,
@@ -206,8 +249,9 @@ export class StepJudge {
         stamp: new Float64Array(STAMP_WORDS).fill(Number.NaN),
         cr3: -1,
         contents: -1,
+        watched: Number.NaN,
       };
-      this.cpus.set(cpu.id, memory);
+      this.cpus[cpu.id] = memory;
     }
     return memory;
   }
