@@ -11,7 +11,7 @@ import { CONFIGURATION_NAMES, CONFIGURATIONS } from "./named-configurations.ts";
 import { isVmOperation, OPERATIONS } from "./operations.ts";
 
 /** The file as its schema describes it. */
-interface RawConfiguration {
+export interface RawConfiguration {
   readonly base?: string;
   readonly name?: string;
   readonly cpu?: string;
@@ -47,11 +47,42 @@ export function namedConfiguration(name: string): Configuration {
 /** Parses and checks a file. `file` is its name for messages. UsageError: `FILE:LINE: where: what is accepted`. */
 export function parseConfiguration(text: string, file: string): Configuration {
   const yaml = new YamlFile(file, text, checkSchema);
-  const raw = yaml.value<RawConfiguration>();
-  const path = (key: string): Path => (key in raw ? [key] : []);
+  return configurationIn(yaml, yaml.value<RawConfiguration>(), [], file);
+}
+
+/** The configuration that stands at `place` of a file and was checked against its schema. `name`: when it gives none. */
+export function configurationIn(yaml: YamlFile, raw: RawConfiguration, place: Path, name: string): Configuration {
+  const path = (key: string): Path => (key in raw ? [...place, key] : place);
   const base = namedConfiguration(raw.base ?? "standard");
-  const name = raw.name ?? file;
-  return checked({ ...changed(base, raw), name }, (key, message) => yaml.refuse(path(key), message));
+  return checked({ ...changed(base, raw), name: raw.name ?? name }, (key, message) => yaml.refuse(path(key), message));
+}
+
+/** All of a configuration as a file has it, so that reading it gives the same whatever the named ones become. */
+export function rawConfiguration(configuration: Configuration): RawConfiguration {
+  const { name, model, preset, commandLine, options, cpus, processes, vms, vcpus, operations, injections, depth } = configuration;
+  const whole = CPU_MODELS.find(({ key }) => key === model.key) ?? model;
+  return {
+    name,
+    cpu: model.key,
+    without: whole.features.filter((feature) => !model.features.includes(feature)),
+    preset,
+    cmdline: commandLine,
+    options,
+    cpus,
+    processes,
+    vms,
+    vcpus,
+    operations,
+    injections,
+    "injections-per-event": configuration.injectionsPerEvent,
+    switches: configuration.switches,
+    failures: configuration.failures,
+    depth,
+    "search-memory": configuration.searchMegabytes,
+    memory: configuration.memoryMegabytes,
+    workers: configuration.workers,
+    properties: configuration.properties,
+  };
 }
 
 function changed(base: Configuration, raw: RawConfiguration): Configuration {
