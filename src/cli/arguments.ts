@@ -9,6 +9,8 @@ export interface Arguments {
   readonly positionals: readonly string[];
   text(name: string): string | undefined;
   flag(name: string): boolean;
+  /** One of `accepted`; undefined: not given. */
+  choice<T extends string>(name: string, accepted: readonly T[]): T | undefined;
 }
 
 /** Parses `args`. Unknown options, missing values and surplus positionals raise UsageError naming what is accepted. */
@@ -33,6 +35,13 @@ export function readArguments(
       return typeof value === "string" ? value : undefined;
     },
     flag: (name) => parsed.values[name] === true,
+    choice: (name, accepted) => {
+      const value = parsed.values[name];
+      if (value === undefined) return undefined;
+      const found = accepted.find((one) => one === value);
+      if (found === undefined) throw new UsageError(`--${name} ${String(value)}: one of ${accepted.join(", ")} is accepted`);
+      return found;
+    },
   };
 }
 

@@ -29,6 +29,10 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     summary: "random processes, guests, interrupts and failures, judged throughout",
     run: async (args) => (await import("./soak.ts")).soak(args),
   },
+  check: {
+    summary: "every interleaving of a small system, or the shortest counterexample",
+    run: async (args) => (await import("./check.ts")).check(args),
+  },
   explain: { summary: "what the presets differ in, and what it means", run: async (args) => (await import("./explain.ts")).explain(args) },
   cpus: { summary: "the CPU models: bugs, features, geometry", run: async (args) => (await import("./cpus.ts")).cpus(args) },
 };

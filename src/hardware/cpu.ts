@@ -133,7 +133,9 @@ export abstract class LogicalCpu {
    * The `bytes` bytes at `va` only count or label: the abstract machine does not tell states apart by them until their memory is given back.
    * Not a step; repeatable.
    */
-  unhashed(_va: VirtAddr, _bytes: number): void {}
+  unhashed(_va: VirtAddr, _bytes: number): void {
+    // Only the abstract machine tells states apart.
+  }
 
   /** Step: XCHG of an 8-byte word (pointer or counter); returns the old one. */
   exchangeWord(va: VirtAddr, value: number): number {

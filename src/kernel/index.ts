@@ -26,7 +26,7 @@ export { MITIGATION_FILES } from "./mitigations/report-files.ts";
 export { FAIL_FROM_THEN_ON, FAIL_NEVER, FAIL_ONCE, FailAlloc, failAlloc, failAllocState } from "./mm/fail-alloc.ts";
 export { __GFP_SENSITIVE, GFP_ATOMIC, GFP_HIGHUSER_MOVABLE, GFP_KERNEL } from "./mm/gfp.ts";
 export { CPU_ENTRY_AREA_BASE, PAGE_OFFSET, pa, VMALLOC_END, VMALLOC_START, VMEMMAP_START, va } from "./mm/layout.ts";
-export { Mm } from "./mm/mm-struct.ts";
+export { Mm, MmContext } from "./mm/mm-struct.ts";
 export {
   asiAsyncFreeWork,
   drainAllFrees,
@@ -38,7 +38,7 @@ export {
 export { Page, type PagePtr, PG_SLAB, pageToPfn, pfnToPage } from "./mm/page-struct.ts";
 export { kfree, kmalloc } from "./mm/slab.ts";
 export { flushTlbAll } from "./mm/tlb.ts";
-export { loadedMm, loadedMmAsid } from "./mm/tlb-struct.ts";
+export { FlushTlbInfo, flushTlbInfo, loadedMm, loadedMmAsid, TLB_NR_DYN_ASIDS, TlbContext, tlbContexts } from "./mm/tlb-struct.ts";
 export { moduleAlloc, moduleEnableRox, moduleFree, vfree, vmalloc } from "./mm/vmalloc.ts";
 export { AREA_LIVE, VmStruct } from "./mm/vmap-area.ts";
 export { cpuDown, cpuUp } from "./power/non-boot-cpus.ts";

@@ -37,3 +37,4 @@ export {
   shrink,
   soak,
 } from "./soak/index.ts";
+export * from "./prover/index.ts";

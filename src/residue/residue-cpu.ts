@@ -4,6 +4,7 @@ import {
   assert,
   type CpuId,
   type CpuModel,
+  CR4_MCE,
   fail,
   hex,
   isSuspension,
@@ -24,7 +25,7 @@ import {
   VMCS,
   VMX_SUCCEED,
 } from "../hardware/index.ts";
-import { logMachineCheck, type MachineCheck } from "../platform/index.ts";
+import { isMachineCheckUnderWay, logMachineCheck, type MachineCheck } from "../platform/index.ts";
 import { R11, RCX, RDI, RSP } from "./core-state.ts";
 import { externalInterruptExit, type GuestExit, machineCheckExit, nmiExit } from "./guest.ts";
 import { PathCpu } from "./path-cpu.ts";
@@ -92,6 +93,12 @@ export class ResidueCpu extends PathCpu {
   raiseNmi(): void {
     this.state.isNmiPending = true;
     this.attend();
+  }
+
+  /** Another machine check would be taken, not shut the CPU down. */
+  get canTakeMachineCheck(): boolean {
+    const { state, msrs } = this;
+    return (state.cr4 & CR4_MCE) !== 0 && !state.isMachineCheckPending && !isMachineCheckUnderWay(msrs);
   }
 
   /** An uncorrected error hits this CPU: it is in bank 0, and #MC comes at the next step. */

@@ -126,6 +126,15 @@ export class ResidueMachine implements Undoable {
     for (const cpu of this.cpus) cpu.freezeTime(now);
   }
 
+  /**
+   * States are not told apart by which translations are cached, but for those that were taken away. Sound while `memory.hasChangedCached`
+   * is false.
+   */
+  ignoreCachedTranslations(): void {
+    this.memory.watchEntries();
+    for (const cpu of this.cpus) cpu.mmu.tlb.isExact = false;
+  }
+
   /** Starts hashing, and keeping what marks need, from the present state. */
   startTracking(): void {
     const { memory } = this;

@@ -2,7 +2,18 @@
 // the difference: going back costs what going forward did, and the hash of the state is always at hand. What each frame holds (ground
 // truth, beside memory) is kept, undone and hashed in the same way; and behind both lie the words of the CPUs' registers, which have a
 // hash of their own.
-import { assert, OWNER_NONE, type Owner, PAGE_SIZE, type Pfn, type PhysAddr, PhysicalMemory } from "../hardware/index.ts";
+import {
+  assert,
+  OWNER_NONE,
+  type Owner,
+  PAGE_SIZE,
+  type Pfn,
+  type PhysAddr,
+  PhysicalMemory,
+  PTE_ACCESSED,
+  PTE_DIRTY,
+  PTE_PRESENT,
+} from "../hardware/index.ts";
 import { StateHash } from "./state-hash.ts";
 import { UndoLog } from "./undo-log.ts";
 
@@ -19,6 +30,9 @@ const NO_BYTES = Buffer.alloc(0);
 
 /** Kinds of words: hashed or not, which goes back; and whether somebody watches them, which stays. */
 const HASHED = 0;
+/** Of a word that is an entry of page tables: a translation was made from it; what it maps changed. */
+const CACHED = 1;
+const CHANGED = 2;
 const PAGE_SHIFT = 12;
 const UNHASHED = 1;
 const WATCHED = 2;
@@ -38,6 +52,9 @@ export class TrackedMemory extends PhysicalMemory {
   private watched = 0;
   /** While true every change is hashed, and undone at need. */
   isTracking = false;
+  /** An entry of page tables changed from which a translation was made, whenever. */
+  hasChangedCached = false;
+  private entries: Uint8Array | undefined;
   private readonly kinds: Uint8Array;
   /** Pages that ever had a word that is not hashed. */
   private readonly hasUnhashed: Uint8Array;
@@ -290,6 +307,31 @@ export class TrackedMemory extends PhysicalMemory {
     return ((this.kinds[pa >>> 2] ?? HASHED) & UNHASHED) === HASHED;
   }
 
+  /** From now on it is noticed when an entry of page tables changes that was or will be cached. */
+  watchEntries(): void {
+    this.entries ??= new Uint8Array(this.size / 4);
+  }
+
+  /** A translation was made from the entry at physical address `leaf`. */
+  cached(leaf: number): void {
+    if (this.entries === undefined) return;
+    const slot = leaf >>> 2;
+    this.entries[slot] = (this.entries[slot] ?? 0) | CACHED;
+    if (this.entries[slot] === (CACHED | CHANGED)) this.hasChangedCached = true;
+  }
+
+  /** What was in `slot`, if it was an entry that a TLB may hold, is not what it holds any more. */
+  private entryChanged(entries: Uint8Array, slot: number, old: number, now: number): void {
+    const isHigh = (slot & 1) === 1;
+    const entry = isHigh ? slot - 1 : slot;
+    const isPresent = ((isHigh ? (this.words[entry] ?? 0) : old) & PTE_PRESENT) !== 0;
+    if (!isPresent || (!isHigh && ((old ^ now) & ~(PTE_ACCESSED | PTE_DIRTY)) === 0)) return;
+    const known = entries[entry] ?? 0;
+    if ((known & CACHED) !== 0) this.hasChangedCached = true;
+    // The upper half of a word that is no entry says nothing about one that it will be.
+    if (!isHigh) entries[entry] = known | CHANGED;
+  }
+
   private setKind(slot: number, kind: number): void {
     const before = this.kinds[slot] ?? HASHED;
     const old = before & UNHASHED;
@@ -304,6 +346,7 @@ export class TrackedMemory extends PhysicalMemory {
     const now = this.words[slot] ?? 0;
     if (now === old) return;
     this.log.word(slot, old);
+    if (this.entries !== undefined) this.entryChanged(this.entries, slot, old, now);
     const kind = this.kinds[slot] ?? 0;
     if (kind !== 0) {
       if ((kind & WATCHED) !== 0) this.watched++;

@@ -97,7 +97,8 @@ class Table implements Undoable {
   }
 
   private toggle(hash: StateHash, k: number, translation: Translation | undefined): void {
-    if (translation !== undefined) hash.toggleDigests(digest(this.place, k, translation), digest(~this.place, k, translation));
+    if (translation !== undefined && (this.owner.isExact || translation.past !== 0))
+      hash.toggleDigests(digest(this.place, k, translation), digest(~this.place, k, translation));
   }
 }
 
@@ -105,6 +106,11 @@ export class Translations implements Undoable {
   private readonly tables = new Map<number, Table>();
   private readonly memory: TrackedMemory;
   private readonly place: number;
+  /**
+   * States are told apart by every cached translation. Else only by those that were taken away: sound as long as no entry of the tables that
+   * was ever cached changes (`TrackedMemory.hasChangedCached`).
+   */
+  isExact = true;
   /** Pages of frames that an entry of the smallest size has ever had. */
   private readonly everMapped: Uint8Array;
   // A direct-mapped cache of the tables, dropped whenever they change by more than an insertion.
@@ -147,6 +153,7 @@ export class Translations implements Undoable {
 
   insert(va: number, pcid: number, translation: Translation): void {
     this.tableOf(translation.isGlobal ? GLOBAL : pcid).put(key(va, translation.level), translation);
+    this.memory.cached(translation.leaf);
     if (translation.level === 1) this.everMapped[Math.floor(translation.frame / PAGE)] = 1;
     // The place may hold another entry for the page: larger, or global.
     this.frontPage[(Math.floor(va / PAGE) ^ (pcid << 6)) & (FRONT - 1)] = NO_PAGE;

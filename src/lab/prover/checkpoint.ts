@@ -28,6 +28,7 @@ interface Header {
   readonly executions?: unknown;
   readonly found?: unknown;
   readonly occurred?: unknown;
+  readonly isInexact?: unknown;
 }
 
 function isCount(value: unknown): value is number {
@@ -68,7 +69,7 @@ export function loadSearch(file: string, identity: string): SearchState {
   }
   if (typeof header !== "object" || header === null || header.format !== FORMAT) damaged(`its first line does not say ${FORMAT}`);
   if (header.identity !== identity) damaged("it is of another configuration or another version; remove it to begin anew");
-  const { states, layerStart, layerEnd, next, depth, executions, found, occurred } = header;
+  const { states, layerStart, layerEnd, next, depth, executions, found, occurred, isInexact } = header;
   if (!isCount(states) || !isCount(layerStart) || !isCount(layerEnd) || !isCount(next) || !isCount(depth) || !isCount(executions))
     return damaged("a number is missing");
   if (!Array.isArray(found) || !found.every(isFound)) return damaged("its findings cannot be read");
@@ -76,5 +77,5 @@ export function loadSearch(file: string, identity: string): SearchState {
     return damaged("its situations cannot be read");
   if (!(layerStart < layerEnd && layerStart <= next && next <= layerEnd && layerEnd <= states)) return damaged("its layers do not fit");
   const tree = StateTree.load(bytes.subarray(end + 1), states) ?? damaged("its tree is not whole");
-  return { tree, layerStart, layerEnd, next, depth, executions, found, occurred };
+  return { tree, layerStart, layerEnd, next, depth, executions, found, occurred, isInexact: isInexact === true };
 }

@@ -94,6 +94,7 @@ export function searchDeepening(system: Explorable, limits: SearchLimits): Searc
       found,
       layers,
       bytes: states * BYTES_PER_STATE,
+      isInexact: system.isInexact,
       occurred: [...system.occurred()].sort(),
     };
   }

@@ -1,7 +1,6 @@
 // One state's events in every way that the bounds allow: an event runs once undisturbed, then with an injection before each step where one could
 // make a difference, then with a second one behind it, and so on.
-import { CR4_MCE, fail, InvariantError, RFLAGS_IF } from "../../hardware/index.ts";
-import { isMachineCheckUnderWay } from "../../platform/index.ts";
+import { fail, InvariantError, RFLAGS_IF } from "../../hardware/index.ts";
 import type { Mark, ResidueCpu } from "../../residue/index.ts";
 import { describeViolation } from "../properties/index.ts";
 import { raiseInterrupt, raiseMachineCheck } from "./deliveries.ts";
@@ -128,6 +127,10 @@ export class EventExplorer implements Explorable {
     return this.toEdge(code, true);
   }
 
+  get isInexact(): boolean {
+    return this.system.machine.memory.hasChangedCached && this.system.ignoresTranslations;
+  }
+
   occurred(): Iterable<string> {
     return this.system.check.checker.occurred.keys();
   }
@@ -244,7 +247,7 @@ export class EventExplorer implements Explorable {
       case "timer":
         return (state.rflags & RFLAGS_IF) !== 0 && Number.isFinite(cpu.apic.deadline);
       case "machine check":
-        return (state.cr4 & CR4_MCE) !== 0 && !state.isMachineCheckPending && !isMachineCheckUnderWay(cpu.msrs);
+        return cpu.canTakeMachineCheck;
       case "switch":
         return this.switches < this.bounds.switches && this.system.canSwitch(cpu);
       case "failure":

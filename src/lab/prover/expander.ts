@@ -19,6 +19,7 @@ export interface Expansion {
   readonly executions: number;
   /** Situations that came up for the first time. */
   readonly occurred: readonly string[];
+  readonly isInexact: boolean;
 }
 
 interface Placed {
@@ -74,7 +75,7 @@ export class Expander {
     }
     const occurred = [...system.occurred()].filter((situation) => !this.occurred.has(situation));
     for (const situation of occurred) this.occurred.add(situation);
-    return { successors, executions, occurred };
+    return { successors, executions, occurred, isInexact: system.isInexact };
   }
 
   private goTo(path: readonly EventCode[]): number {

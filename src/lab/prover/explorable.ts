@@ -28,6 +28,8 @@ export interface Explorable {
   explore(start: number, visit: Visitor): number;
   /** Executes one event and stays in the state that it leads to. */
   run(code: EventCode): Finding | undefined;
+  /** States were taken for equal that may not be: a guess that made the space small was wrong. */
+  readonly isInexact: boolean;
   /** Situations that have come up so far, by name: a proof about something that never happened is none. */
   occurred(): Iterable<string>;
 }

@@ -1,7 +1,12 @@
+export { loadSearch } from "./checkpoint.ts";
 export { type Configuration, kernelCommandLine } from "./configuration.ts";
 export { CONFIGURATION_FLAGS, namedConfiguration, parseConfiguration, withFlags } from "./configuration-file.ts";
 export { checkSchema } from "./configuration-schema.ts";
+export { decodeInjection, decodeStart, type EventCode } from "./event-code.ts";
+export { EventExplorer } from "./event-explorer.ts";
 export { INJECTION_KINDS, type InjectionKind } from "./injection.ts";
 export { CONFIGURATION_NAMES, CONFIGURATIONS } from "./named-configurations.ts";
-export { CONTINUE, OPERATIONS } from "./operations.ts";
+export { CONTINUE, OPERATIONS, operationNames } from "./operations.ts";
+export { explorerOf, type Outcome, type ProveOptions, prove, searchIdentity, type Verdict } from "./prove.ts";
+export type { Found, SearchResult, SearchState } from "./search.ts";
 export { type EventChoice, type EventEnd, System } from "./system.ts";

@@ -34,6 +34,16 @@ export function isVmOperation(name: string): boolean {
   return operation?.kind === "process" && operation.needs.includes("vm");
 }
 
+const KEEPS_TRANSLATIONS = /^(getppid.*|sched_yield|sched_setaffinity|KVM_RUN .*|read file|write file|pipe .*|futex .*)$/;
+
+/**
+ * Takes nothing out of any page table, so that it is of no consequence which translations are cached. Only a guess that makes spaces small: the
+ * machine notices when it is wrong.
+ */
+export function keepsTranslations(name: string): boolean {
+  return Object.hasOwn(DELIVERIES, name) || KEEPS_TRANSLATIONS.test(name);
+}
+
 export interface NamedOperation {
   readonly name: string;
   readonly operation: Operation;
@@ -75,4 +85,9 @@ export function setupOf(operations: readonly NamedOperation[], vms: number, vcpu
     ...Array.from({ length: vcpus }, (_, vcpu) => runVcpu(vm, vcpu)),
   ]).flat();
   return [...parts, ...kvmSetup(vms), ...machines];
+}
+
+/** What the numbers in the codes of events stand for. */
+export function operationNames(configuration: Pick<Configuration, "operations" | "vms" | "vcpus">): readonly string[] {
+  return [CONTINUE, ...operationsOf(configuration).map(({ name }) => name)];
 }

@@ -44,6 +44,7 @@ class Toy implements Explorable {
     }
     return codes.length;
   }
+  readonly isInexact = false;
   occurred(): Iterable<string> {
     return this.state[0] === 1 ? ["the first looked"] : [];
   }

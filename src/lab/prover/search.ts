@@ -41,6 +41,7 @@ export interface SearchState {
   readonly found: readonly Found[];
   /** Situations that came up. */
   readonly occurred: readonly string[];
+  readonly isInexact: boolean;
 }
 
 /** closed: every reachable state; depth: every state up to the bound; found: stopped at a finding; memory, stopped: incomplete. */
@@ -61,6 +62,8 @@ export interface SearchResult {
   readonly bytes: number;
   /** Situations that came up, sorted. */
   readonly occurred: readonly string[];
+  /** States were taken for equal that may not be. */
+  readonly isInexact: boolean;
 }
 
 export interface SearchListener {
@@ -94,6 +97,7 @@ export class Search {
   private readonly found = new Map<string, Found>();
   private readonly layers: number[] = [1];
   private readonly occurred = new Set<string>();
+  private isInexact = false;
   private readonly expanders: Expanders;
   private readonly limits: SearchLimits;
 
@@ -137,7 +141,8 @@ export class Search {
         pending.push({ first, end: handedOut, expansion: expanders.expand(paths) });
       }
       const piece = pending.shift() ?? fail("a layer with states but no piece");
-      const { successors, executions, occurred } = await piece.expansion;
+      const { successors, executions, occurred, isInexact } = await piece.expansion;
+      this.isInexact ||= isInexact;
       this.executions += executions;
       for (const situation of occurred) this.occurred.add(situation);
       for (const successor of successors) this.takeIn(piece.first, successor);
@@ -167,7 +172,17 @@ export class Search {
 
   private state(): SearchState {
     const { tree, layerStart, layerEnd, next, depth, executions } = this;
-    return { tree, layerStart, layerEnd, next, depth, executions, found: [...this.found.values()], occurred: [...this.occurred].sort() };
+    return {
+      tree,
+      layerStart,
+      layerEnd,
+      next,
+      depth,
+      executions,
+      found: [...this.found.values()],
+      occurred: [...this.occurred].sort(),
+      isInexact: this.isInexact,
+    };
   }
 
   private resume(state: SearchState): void {
@@ -177,6 +192,7 @@ export class Search {
     this.next = state.next;
     this.depth = state.depth;
     this.executions = state.executions;
+    this.isInexact = state.isInexact;
     for (const situation of state.occurred) this.occurred.add(situation);
     for (const found of state.found) this.found.set(found.finding.signature, found);
     this.layers.length = 0;
@@ -201,6 +217,7 @@ export class Search {
       layers: this.layers,
       bytes: this.tree.bytes + this.visited.bytes,
       occurred: [...this.occurred].sort(),
+      isInexact: this.isInexact,
     };
   }
 }

@@ -7,9 +7,10 @@ import { type ResidueCpu, ResidueMachine } from "../../residue/index.ts";
 import { type CheckedObserver, checkedObserver, ResidueCheck } from "../check/index.ts";
 import { describeViolation } from "../properties/index.ts";
 import { type Configuration, kernelCommandLine } from "./configuration.ts";
+import { renumberGenerations } from "./generations.ts";
 import { KernelSide } from "./kernel-side.ts";
 import type { Operation, Place } from "./operation.ts";
-import { CONTINUE, type NamedOperation, needsVdso, operationsOf, setupOf } from "./operations.ts";
+import { CONTINUE, keepsTranslations, type NamedOperation, needsVdso, operationNames, operationsOf, setupOf } from "./operations.ts";
 import { ProcessMemory } from "./process-memory.ts";
 import { guestExit, type Puppeteer, proverPuppet } from "./puppet.ts";
 
@@ -40,6 +41,8 @@ export class System {
   onTrace: ((event: number, a: number, b: number, c: number) => void) | undefined;
   /** CONTINUE, then the configuration's operations: what an explorer's numbers stand for. */
   readonly names: readonly string[];
+  /** States are not told apart by which translations are cached. */
+  readonly ignoresTranslations: boolean;
   private readonly operations: readonly NamedOperation[];
   private readonly byName: ReadonlyMap<string, { readonly operation: Operation; readonly number: number }>;
   private readonly kernelSide = new KernelSide();
@@ -49,7 +52,7 @@ export class System {
   constructor(configuration: Configuration) {
     this.configuration = configuration;
     this.operations = operationsOf(configuration);
-    this.names = [CONTINUE, ...this.operations.map(({ name }) => name)];
+    this.names = operationNames(configuration);
     this.byName = new Map(this.operations.map(({ name, operation }, i) => [name, { operation, number: i + 1 }]));
     this.observer = checkedObserver({
       ...silentObserver,
@@ -87,6 +90,8 @@ export class System {
     this.failAt = this.check.checker.view.physical(failAllocState) as PhysAddr; // static data
     this.boot(puppeteer);
     this.machine.freezeTime();
+    this.ignoresTranslations = configuration.operations.every(keepsTranslations);
+    if (this.ignoresTranslations) this.machine.ignoreCachedTranslations();
     this.machine.startTracking();
   }
 
@@ -242,6 +247,8 @@ export class System {
     this.kernelSide.setSensitive(memory, false);
     this.failAllocation(0);
     if (cpu.state.activity === "user") cpu.state.forgetScratch();
+    const isQuiet = this.machine.cpus.every((one) => !this.isSuspended(one));
+    if (isQuiet) renumberGenerations(this.machine, this.check.truth, this.check.checker.view);
   }
 
   /** Boots, lets every process set up what it needs, and takes each CPU to its edge. */

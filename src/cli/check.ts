@@ -1,0 +1,96 @@
+// `cordon check`: every interleaving of a small system on the abstract machine, or the shortest counterexample. Standard output depends on
+// what is checked alone; how fast it goes is on standard error.
+import { existsSync } from "node:fs";
+import {
+  CONFIGURATION_FLAGS,
+  CONFIGURATION_NAMES,
+  type Configuration,
+  loadSearch,
+  namedConfiguration,
+  parseConfiguration,
+  prove,
+  type SearchState,
+  searchIdentity,
+  withFlags,
+} from "../lab/index.ts";
+import { readArguments } from "./arguments.ts";
+import { verdictText } from "./check-text.ts";
+import { checkWritable, readBytes } from "./files.ts";
+
+const HELP = `cordon check [CONFIGURATION | FILE.yaml] [OPTIONS]
+
+Explores every interleaving of a small system on the abstract machine, the kernel's own code unchanged: which CPU does what, what is injected
+before which step, who is suspended for whom. Judges S1 to S10 at every step. Prints a proof within the bounds, or the shortest counterexample.
+
+  CONFIGURATION          ${CONFIGURATION_NAMES.join(", ")}
+                         (default standard)
+  FILE.yaml              a configuration in a file (docs/check.schema.json)
+${CONFIGURATION_FLAGS.map((name) => `  --${`${name} VALUE`.padEnd(26)} changes the configuration`).join("\n")}
+  --all                  goes on after a counterexample: the shortest of each kind
+  --search breadth|deepening   breadth first on all workers (default), or depth first with a growing bound on one
+  --save FILE            saves the search every minute, and goes on with it if the file is there
+  --list                 the configurations
+
+Exit status: 0 proved within the bounds; 1 a counterexample; 2 bad input; 3 incomplete (why, and what was covered, is said).
+`;
+
+const OPTIONS = {
+  ...Object.fromEntries(CONFIGURATION_FLAGS.map((name) => [name, "string"] as const)),
+  all: "boolean",
+  search: "string",
+  save: "string",
+  list: "boolean",
+  help: "boolean",
+} as const;
+
+const EXIT_STATUS = { proved: 0, refuted: 1, incomplete: 3 } as const;
+
+/** @returns the exit status. */
+export async function check(args: readonly string[]): Promise<number> {
+  const parsed = readArguments("check", args, OPTIONS, { min: 0, max: 1, what: "at most one configuration" });
+  if (parsed.flag("help")) {
+    process.stdout.write(HELP);
+    return 0;
+  }
+  if (parsed.flag("list")) {
+    process.stdout.write(CONFIGURATION_NAMES.map((name) => `${name}\n`).join(""));
+    return 0;
+  }
+  const configuration = withFlags(baseOf(parsed.positionals[0]), parsed.text);
+  const findsAll = parsed.flag("all");
+  const saveTo = parsed.text("save");
+  if (saveTo !== undefined) checkWritable(saveTo);
+  const from = saveTo !== undefined && existsSync(saveTo) ? loadSearch(saveTo, searchIdentity(configuration, findsAll)) : undefined;
+  const verdict = await prove(configuration, {
+    findsAll,
+    isDeepening: parsed.choice("search", ["breadth", "deepening"]) === "deepening",
+    progress: progressLine(),
+    ...(saveTo === undefined ? {} : { saveTo }),
+    ...(from === undefined ? {} : { from }),
+  });
+  process.stdout.write(verdictText(verdict));
+  return EXIT_STATUS[verdict.outcome];
+}
+
+function baseOf(given: string | undefined): Configuration {
+  if (given === undefined) return namedConfiguration("standard");
+  if (!/\.ya?ml$/.test(given)) return namedConfiguration(given);
+  return parseConfiguration(new TextDecoder().decode(readBytes(given)), given);
+}
+
+const PROGRESS_SECONDS = 2;
+
+/** Says now and then how far it is, if somebody watches. */
+function progressLine(): (state: SearchState) => boolean {
+  const started = performance.now();
+  let next = started + PROGRESS_SECONDS * 1000;
+  return ({ tree, depth, layerStart, layerEnd, next: done, executions, found }) => {
+    const now = performance.now();
+    if (!process.stderr.isTTY || now < next) return false;
+    next = now + PROGRESS_SECONDS * 1000;
+    const rate = Math.round(executions / ((now - started) / 1000));
+    const layer = `events ${depth + 1}: ${done - layerStart} of ${layerEnd - layerStart} states expanded`;
+    process.stderr.write(`cordon: ${tree.size} states, ${layer}, ${executions} executions, ${rate} a second, ${found.length} found\n`);
+    return false;
+  };
+}
