@@ -60,6 +60,11 @@ export class PropertyChecker {
     return this.findings.occurred;
   }
 
+  /** What has come up so far does not count: the exploration begins now. */
+  forgetOccurrences(): void {
+    this.findings.occurred.clear();
+  }
+
   /** What is remembered now, to go back to together with the machine, also in the middle of an event. */
   mark(): number {
     const { marks } = this;

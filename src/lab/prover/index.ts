@@ -9,4 +9,5 @@ export { CONFIGURATION_NAMES, CONFIGURATIONS } from "./named-configurations.ts";
 export { CONTINUE, OPERATIONS, operationNames } from "./operations.ts";
 export { explorerOf, type Outcome, type ProveOptions, prove, searchIdentity, type Verdict } from "./prove.ts";
 export type { Found, SearchResult, SearchState } from "./search.ts";
+export { expectedOccurrences, missingOccurrences } from "./sometimes.ts";
 export { type EventChoice, type EventEnd, System } from "./system.ts";

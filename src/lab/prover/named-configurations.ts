@@ -67,6 +67,8 @@ const ALL: readonly Configuration[] = [
   { ...ENTRY, name: "l1tf", model: model("skx") },
   { ...ENTRY, name: "intel-without-l1tf", model: model("clx") },
   { ...ENTRY, name: "pti", commandLine: `${ASI_FLUSHES} pti=on` },
+  // Address space isolation turns page-table isolation off; here it is alone.
+  { ...ENTRY, name: "pti-alone", commandLine: "asi=off pti=on" },
   { ...ENTRY, name: "userspace-off", commandLine: `${ASI_FLUSHES} asi_userspace=off` },
   { ...ENTRY, name: "mitigations-off", commandLine: `${ASI_FLUSHES} mitigations=off` },
   { ...USER_ONLY, name: "kvm-off", model: withoutFeatures(model("skx"), ["VMX"]) },

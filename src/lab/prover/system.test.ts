@@ -1,12 +1,12 @@
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
-import { DEFAULT_CPU_MODEL, fail } from "../../hardware/index.ts";
+import { DEFAULT_CPU_MODEL } from "../../hardware/index.ts";
 import { PRESETS } from "../../kernel/index.ts";
 import { PROPERTY_NAMES } from "../properties/index.ts";
-import { Random } from "../random.ts";
 import type { Configuration } from "./configuration.ts";
 import { OPERATIONS } from "./operations.ts";
-import { type EventChoice, System } from "./system.ts";
+import { System } from "./system.ts";
+import { walk } from "./testing-walk.ts";
 
 const CONFIGURATION: Configuration = {
   name: "test",
@@ -30,32 +30,10 @@ const CONFIGURATION: Configuration = {
   properties: PROPERTY_NAMES,
 };
 
-/** What can begin now. */
-function choicesOf(system: System): readonly EventChoice[] {
-  const choices: EventChoice[] = [];
-  system.choices(choices);
-  return choices;
-}
-
-/** Walks until every operation was done: what was not done yet first, then at random. @returns the operations, in the order of their first time */
-function walk(system: System, events: number, visit: (choice: EventChoice, end: string) => void): ReadonlySet<string> {
-  const random = new Random(1);
-  const done = new Set<string>();
-  for (let event = 0; event < events && done.size < system.names.length; event++) {
-    const choices = choicesOf(system);
-    const choice =
-      choices.find(({ operation }) => !done.has(operation)) ?? choices[random.next() % choices.length] ?? fail("nobody can go on");
-    system.begin(choice);
-    visit(choice, system.runEvent(choice));
-    done.add(choice.operation);
-  }
-  return done;
-}
-
 for (const preset of PRESETS) {
   test(`every operation runs and ends at an edge (preset ${preset})`, () => {
     const system = new System({ ...CONFIGURATION, preset });
-    const done = walk(system, 3000, (choice, end) => equal(end, "edge", choice.operation));
+    const done = walk(system, 3000, false, (choice, end) => equal(end, "edge", choice.operation));
     deepEqual(
       system.names.filter((name) => !done.has(name)),
       [],

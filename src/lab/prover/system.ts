@@ -93,6 +93,7 @@ export class System {
     this.ignoresTranslations = configuration.operations.every(keepsTranslations);
     if (this.ignoresTranslations) this.machine.ignoreCachedTranslations();
     this.machine.startTracking();
+    this.check.checker.forgetOccurrences();
   }
 
   /** What can begin at the present edge, in a fixed order. */
@@ -176,6 +177,11 @@ export class System {
   /** Another CPU could have its turn while the path of this one is suspended. */
   canSwitch(cpu: ResidueCpu): boolean {
     return this.machine.cpus.some((other) => other !== cpu && other.state.activity !== "parked");
+  }
+
+  /** Walks all restricted tables as they are now (S5); what is wrong there is a violation. */
+  audit(): void {
+    this.check.checker.auditMappings(this.check.truthOf(0));
   }
 
   /** Its kernel path was suspended, or waits for another CPU. */
