@@ -38,7 +38,7 @@ export function verdictText(verdict: Verdict): string {
     ["operations", configuration.operations.join(", ")],
     ["injected", configuration.injections.length === 0 ? "nothing" : configuration.injections.join(", ")],
     ["bounds", `${injectionsPerEvent} injections an event, ${switches} switches and ${failures} failures a run`],
-    ["states, executions", `${result.states}, ${result.executions}`],
+    ["states, executions", `${result.states}, ${result.executions} (${verdict.executions} in ${verdict.passes} searches)`],
     ["covered", covered],
     ["memory of the search", `${Math.ceil(result.bytes / 2 ** 20)} MiB, ${Math.round(result.bytes / result.states)} bytes a state`],
     ["a state was overlooked", `with a probability below ${collision.toExponential(1)} (64-bit hashes)`],

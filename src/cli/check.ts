@@ -29,6 +29,7 @@ ${CONFIGURATION_FLAGS.map((name) => `  --${`${name} VALUE`.padEnd(26)} changes t
   --all                  goes on after a counterexample: the shortest of each kind
   --search breadth|deepening   breadth first on all workers (default), or depth first with a growing bound on one
   --save FILE            saves the search every minute, and goes on with it if the file is there
+  --unreduced            no reduction: every injection before every step
   --list                 the configurations
 
 Exit status: 0 proved within the bounds; 1 a counterexample; 2 bad input; 3 incomplete (why, and what was covered, is said).
@@ -40,6 +41,7 @@ const OPTIONS = {
   search: "string",
   save: "string",
   list: "boolean",
+  unreduced: "boolean",
   help: "boolean",
 } as const;
 
@@ -63,6 +65,7 @@ export async function check(args: readonly string[]): Promise<number> {
   const from = saveTo !== undefined && existsSync(saveTo) ? loadSearch(saveTo, searchIdentity(configuration, findsAll)) : undefined;
   const verdict = await prove(configuration, {
     findsAll,
+    isUnreduced: parsed.flag("unreduced"),
     isDeepening: parsed.choice("search", ["breadth", "deepening"]) === "deepening",
     progress: progressLine(),
     ...(saveTo === undefined ? {} : { saveTo }),

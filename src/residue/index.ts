@@ -2,6 +2,7 @@ export { type BareOptions, bareMachine, onBareMachine, withBareCpu } from "./bar
 export * from "./guest.ts";
 export { bootKernel, type KernelFixtureOptions, runInKernel, runOn } from "./kernel-fixture.ts";
 export type { StructureName } from "./labels.ts";
+export type { AccessWatch } from "./memory-cpu.ts";
 export { type Access, FETCH, READ, WRITE } from "./mmu.ts";
 export { ResidueCpu, type StepHook } from "./residue-cpu.ts";
 export { ResidueMachine, type ResidueOptions } from "./residue-machine.ts";

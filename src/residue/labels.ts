@@ -20,6 +20,8 @@ const NOBODY: ReadonlySet<Owner> = new Set();
 export class Labels implements Undoable {
   /** Changes whenever any of them does, back as well. */
   changes = 0;
+  /** Told of each change that code makes. */
+  onChange: (() => void) | undefined;
   private readonly sets: Set<Owner>[] = STRUCTURES.map(() => new Set<Owner>());
   private readonly model: CpuModel;
   private readonly memory: TrackedMemory;
@@ -46,6 +48,7 @@ export class Labels implements Undoable {
     if (set === undefined || set.has(label)) return;
     set.add(label);
     this.changes++;
+    this.onChange?.();
     const { memory } = this;
     if (!memory.isTracking) return;
     memory.log.object(this, structure, label);
@@ -57,6 +60,7 @@ export class Labels implements Undoable {
     if (set === undefined || set.size === 0) return;
     this.sets[structure] = new Set();
     this.changes++;
+    this.onChange?.();
     this.last = OWNER_NONE;
     const { memory } = this;
     if (!memory.isTracking) return;

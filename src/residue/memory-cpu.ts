@@ -26,6 +26,16 @@ import type { TrackedMemory } from "./tracked-memory.ts";
 /** Faults of one access without progress before the machine gives up (spec S6). */
 const FAULT_LIMIT = 8;
 
+/** Told what steps touch: for whoever wants to know which of them could be exchanged. */
+export interface AccessWatch {
+  /** Memory: `bytes` bytes in one page. `va` is NaN for an entry of page tables that the processor read. */
+  access(cpu: MemoryCpu, va: number, pa: number, bytes: number, isWrite: boolean): void;
+  /** Anything else that kernel code reads or changes, apart from its general registers. */
+  register(): void;
+}
+
+const WORD_BYTES = 8;
+
 export abstract class MemoryCpu extends LogicalCpu {
   declare readonly memory: TrackedMemory;
   declare path: ResiduePath;
@@ -35,6 +45,7 @@ export abstract class MemoryCpu extends LogicalCpu {
   /** Page faults that were delivered. */
   faults = 0;
   protected readonly linear: LinearAccess;
+  protected watch: AccessWatch | undefined;
   /** Addresses of the stubs whose effects run, innermost last. */
   protected readonly running: VirtAddr[] = [];
 
@@ -62,6 +73,7 @@ export abstract class MemoryCpu extends LogicalCpu {
       const pa = mmu.translate(va, access, false);
       if (pa !== FAULT) {
         if (!this.memory.has(pa, 1)) fail(`access beyond RAM: ${hex(va)} -> physical ${hex(pa)}`);
+        if (this.watch !== undefined) this.watch.access(this, va, pa, Math.min(WORD_BYTES, PAGE_SIZE - (pa % PAGE_SIZE)), access === WRITE);
         return pa as PhysAddr;
       }
       if (tries >= FAULT_LIMIT) fail(`S6: the access to ${hex(va)} faulted ${tries} times without progress on cpu ${this.id}`);
@@ -92,6 +104,13 @@ export abstract class MemoryCpu extends LogicalCpu {
       act(here, done, count);
       done += count;
     }
+  }
+
+  /** Tells `watch` what steps touch from now on. */
+  watchAccesses(watch: AccessWatch): void {
+    this.watch = watch;
+    this.labels.onChange = () => watch.register();
+    this.mmu.onWalk = (entry) => watch.access(this, Number.NaN, entry, WORD_BYTES, false);
   }
 
   override unhashed(va: VirtAddr, bytes: number): void {
@@ -171,14 +190,21 @@ export abstract class MemoryCpu extends LogicalCpu {
   }
 
   protected rawFill(va: VirtAddr, value: number, bytes: number): void {
-    this.byPage(va, bytes, (here, _done, count) => this.memory.fill(this.at(here, WRITE), value, count));
+    this.byPage(va, bytes, (here, _done, count) => {
+      const pa = this.at(here, WRITE);
+      this.watch?.access(this, here, pa, count, true);
+      this.memory.fill(pa, value, count);
+    });
   }
 
   protected rawCopy(to: VirtAddr, from: VirtAddr, bytes: number): void {
     this.byPage(to, bytes, (target, done, count) => {
       this.byPage(from + done, count, (source, part, length) => {
         const read = this.at(source, READ);
-        this.memory.copyWithin(this.at(target + part, WRITE), read, length);
+        const write = this.at(target + part, WRITE);
+        this.watch?.access(this, source, read, length, false);
+        this.watch?.access(this, target + part, write, length, true);
+        this.memory.copyWithin(write, read, length);
       });
     });
   }
@@ -197,6 +223,8 @@ export abstract class MemoryCpu extends LogicalCpu {
       const write = this.translateOnce(target, WRITE, stub);
       if (write === FAULT) continue;
       const count = Math.min(left, PAGE_SIZE - (read % PAGE_SIZE), PAGE_SIZE - (write % PAGE_SIZE));
+      this.watch?.access(this, source, read, count, false);
+      this.watch?.access(this, target, write, count, true);
       this.memory.copyWithin(write as PhysAddr, read as PhysAddr, count);
       left -= count;
     }

@@ -56,6 +56,8 @@ export class Mmu {
   faultError = 0;
   /** Told of each use of a cached translation; for the property on stale ones. */
   onHit: ((translation: Translation, va: number, pa: number, access: Access) => void) | undefined;
+  /** Told of each entry of page tables that a walk reads. */
+  onWalk: ((entry: number) => void) | undefined;
   private readonly memory: TrackedMemory;
   private readonly state: CoreState;
   private readonly labels: Labels;
@@ -158,6 +160,7 @@ export class Mmu {
       }
       const low = memory.read32(at);
       const high = memory.read32((at + 4) as PhysAddr);
+      this.onWalk?.(at);
       this.labels.touched(memory.frameOwner(Math.floor(at / 4096)));
       if ((low & PTE_PRESENT) === 0) {
         this.faultError = error;

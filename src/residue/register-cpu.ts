@@ -45,11 +45,13 @@ export abstract class RegisterCpu extends MemoryCpu implements MsrTarget {
   protected abstract attend(): void;
 
   protected rawReadControl(register: 0 | 2 | 3 | 4): number {
+    this.watch?.register();
     const { state } = this;
     return register === 0 ? state.cr0 : register === 2 ? state.cr2 : register === 3 ? state.cr3 : state.cr4;
   }
 
   protected rawWriteControl(register: 0 | 2 | 4, value: number): void {
+    this.watch?.register();
     const { state } = this;
     if (register === 2) {
       state.cr2 = value as VirtAddr;
@@ -61,17 +63,20 @@ export abstract class RegisterCpu extends MemoryCpu implements MsrTarget {
   }
 
   protected rawWriteCr3(value: Cr3, noflush: boolean): void {
+    this.watch?.register();
     this.state.cr3 = value;
     this.mmu.loadRoot(noflush);
   }
 
   protected rawReadMsr(msr: number): number {
+    this.watch?.register();
     const [low, high] = readMsr(this, msr);
     this.high = high;
     return low;
   }
 
   protected rawWriteMsr(msr: number, low: number, high: number): void {
+    this.watch?.register();
     writeMsr(this, msr, low, high);
     this.attend();
   }
@@ -81,10 +86,12 @@ export abstract class RegisterCpu extends MemoryCpu implements MsrTarget {
   }
 
   protected rawInvlpg(va: VirtAddr): void {
+    this.watch?.register();
     this.mmu.invlpg(va);
   }
 
   protected rawInvpcid(type: number, id: number, va: VirtAddr): void {
+    this.watch?.register();
     const { tlb } = this.mmu;
     if (type === INVPCID_ADDRESS) tlb.invalidate(va, id, false);
     else if (type === INVPCID_SINGLE) tlb.invalidatePcid(id);
@@ -94,6 +101,7 @@ export abstract class RegisterCpu extends MemoryCpu implements MsrTarget {
   }
 
   protected rawSetInterrupts(enabled: boolean): void {
+    this.watch?.register();
     if (enabled) this.state.rflags |= RFLAGS_IF;
     else this.state.rflags &= ~RFLAGS_IF;
     this.attend();
@@ -104,6 +112,7 @@ export abstract class RegisterCpu extends MemoryCpu implements MsrTarget {
   }
 
   protected rawHalt(): void {
+    this.watch?.register();
     const { state } = this;
     if (state.isWoken) {
       state.isWoken = false;
@@ -134,6 +143,7 @@ export abstract class RegisterCpu extends MemoryCpu implements MsrTarget {
   }
 
   protected rawPause(): void {
+    this.watch?.register();
     if (this.host.cpuCount === 1) return;
     this.state.forgetScratch();
     throw SUSPEND;
@@ -203,6 +213,7 @@ export abstract class RegisterCpu extends MemoryCpu implements MsrTarget {
   }
 
   protected rawVmx(instruction: "vmxon" | "vmxoff" | "vmclear" | "vmptrld", region: PhysAddr): number {
+    this.watch?.register();
     return this.virtualization.instruction(instruction, region);
   }
 

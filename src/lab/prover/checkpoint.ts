@@ -2,14 +2,18 @@
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { UsageError } from "../../hardware/index.ts";
 import type { EventCode } from "./event-code.ts";
+import type { Learnt } from "./footprint.ts";
 import type { Found, SearchState } from "./search.ts";
 import { StateTree } from "./state-tree.ts";
 
 const FORMAT = "cordon-search-1";
 const NEWLINE = 10;
 
+/** A search, and what it was given of footprints. */
+export type SavedSearch = SearchState & { readonly given: Learnt };
+
 /** Writes `state` of the search that `identity` names: configuration and version in one string. */
-export function saveSearch(file: string, identity: string, state: SearchState): void {
+export function saveSearch(file: string, identity: string, state: SavedSearch): void {
   const { tree, ...rest } = state;
   const header = JSON.stringify({ format: FORMAT, identity, states: tree.size, ...rest });
   const temporary = `${file}.new`;
@@ -29,10 +33,16 @@ interface Header {
   readonly found?: unknown;
   readonly occurred?: unknown;
   readonly isInexact?: unknown;
+  readonly learnt?: unknown;
+  readonly given?: unknown;
 }
 
 function isCount(value: unknown): value is number {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
+}
+
+function isCounts(value: unknown): value is readonly number[] {
+  return Array.isArray(value) && value.every(isCount);
 }
 
 function isCode(value: unknown): value is EventCode {
@@ -55,7 +65,7 @@ function isFound(value: unknown): value is Found {
 }
 
 /** Reads what `saveSearch` wrote. A file that is damaged, or of another search, is a UsageError. */
-export function loadSearch(file: string, identity: string): SearchState {
+export function loadSearch(file: string, identity: string): SavedSearch {
   const bytes = readFileSync(file);
   const damaged = (what: string): never => {
     throw new UsageError(`${file}: not a search to go on with: ${what}`);
@@ -69,13 +79,14 @@ export function loadSearch(file: string, identity: string): SearchState {
   }
   if (typeof header !== "object" || header === null || header.format !== FORMAT) damaged(`its first line does not say ${FORMAT}`);
   if (header.identity !== identity) damaged("it is of another configuration or another version; remove it to begin anew");
-  const { states, layerStart, layerEnd, next, depth, executions, found, occurred, isInexact } = header;
+  const { states, layerStart, layerEnd, next, depth, executions, found, occurred, isInexact, learnt, given } = header;
   if (!isCount(states) || !isCount(layerStart) || !isCount(layerEnd) || !isCount(next) || !isCount(depth) || !isCount(executions))
     return damaged("a number is missing");
   if (!Array.isArray(found) || !found.every(isFound)) return damaged("its findings cannot be read");
+  if (!isCounts(learnt) || !isCounts(given)) return damaged("what was learnt cannot be read");
   if (!Array.isArray(occurred) || !occurred.every((situation): situation is string => typeof situation === "string"))
     return damaged("its situations cannot be read");
   if (!(layerStart < layerEnd && layerStart <= next && next <= layerEnd && layerEnd <= states)) return damaged("its layers do not fit");
   const tree = StateTree.load(bytes.subarray(end + 1), states) ?? damaged("its tree is not whole");
-  return { tree, layerStart, layerEnd, next, depth, executions, found, occurred, isInexact: isInexact === true };
+  return { tree, layerStart, layerEnd, next, depth, executions, found, occurred, isInexact: isInexact === true, learnt, given };
 }

@@ -95,6 +95,7 @@ export function searchDeepening(system: Explorable, limits: SearchLimits): Searc
       layers,
       bytes: states * BYTES_PER_STATE,
       isInexact: system.isInexact,
+      learnt: system.takeLearnt(),
       occurred: [...system.occurred()].sort(),
     };
   }

@@ -6,6 +6,7 @@ import { describeViolation } from "../properties/index.ts";
 import { raiseInterrupt, raiseMachineCheck } from "./deliveries.ts";
 import { decodeInjection, decodeStart, type EventCode, encodeInjection, encodeStart } from "./event-code.ts";
 import type { Explorable, Finding, Visitor } from "./explorable.ts";
+import { Footprint, type Learnt } from "./footprint.ts";
 import { INJECTION_KINDS, type InjectionKind } from "./injection.ts";
 import type { EventChoice, System } from "./system.ts";
 import { Visited } from "./visited.ts";
@@ -31,6 +32,7 @@ interface Place {
 /** Spreads small numbers over 32 bits. */
 const SPREAD = 0x9e3779b1;
 const FAILURES_SHIFT = 8;
+const SWITCH = INJECTION_KINDS.indexOf("switch");
 const FAILURE = INJECTION_KINDS.indexOf("failure");
 
 /** A message without what differs from run to run: addresses and numbers. */
@@ -42,7 +44,7 @@ export function signatureOf(message: string): string {
 interface Position {
   readonly place: number;
   readonly step: number;
-  readonly kinds: readonly number[];
+  kinds: readonly number[];
 }
 
 export class EventExplorer implements Explorable {
@@ -66,8 +68,15 @@ export class EventExplorer implements Explorable {
   private used = 0;
   /** False while an event is only executed again. */
   private isExploring = false;
+  /** Of the handler that was injected last: how deep the path was before it. */
+  private handlerDepth = Number.POSITIVE_INFINITY;
+  private readonly footprint: Footprint;
+  private readonly isReduced: boolean;
 
-  constructor(system: System, bounds: Bounds) {
+  /** `learnt`: what earlier searches learnt of footprints; undefined: nothing is left out. */
+  constructor(system: System, bounds: Bounds, learnt?: Learnt) {
+    this.footprint = new Footprint(system.machine, learnt ?? []);
+    this.isReduced = learnt !== undefined;
     this.system = system;
     this.bounds = bounds;
     this.kinds = bounds.injections.map((kind) => INJECTION_KINDS.indexOf(kind));
@@ -131,6 +140,10 @@ export class EventExplorer implements Explorable {
     return this.system.machine.memory.hasChangedCached && this.system.ignoresTranslations;
   }
 
+  takeLearnt(): Learnt {
+    return this.isReduced ? this.footprint.takeLearnt() : [];
+  }
+
   occurred(): Iterable<string> {
     return this.system.check.checker.occurred.keys();
   }
@@ -162,6 +175,9 @@ export class EventExplorer implements Explorable {
     this.positions = positions;
     this.isKnown = false;
     this.hasFailed = false;
+    this.footprint.isHandler = false;
+    this.handlerDepth = Number.POSITIVE_INFINITY;
+    this.footprint.nextStep();
   }
 
   /** Executes the event to its end, from its beginning or from where the machine was taken back to. */
@@ -207,6 +223,8 @@ export class EventExplorer implements Explorable {
   /** Before each live step of the CPU whose event it is. */
   private beforeStep(cpu: ResidueCpu): void {
     if (this.system.check.checker.violations.length > 0) this.system.stop(cpu);
+    this.leaveOut();
+    this.footprint.isHandler = cpu.path.depth > this.handlerDepth;
     const at = this.step++;
     const { injections, positions } = this;
     if (this.failures > 0 && this.system.failedAllocations > 0) this.hasFailed = true;
@@ -226,6 +244,17 @@ export class EventExplorer implements Explorable {
     if (positions === undefined) return;
     const kinds = this.kinds.filter((kind) => this.canInject(cpu, kind));
     if (kinds.length > 0) positions.push({ place: this.mark(), step: at, kinds });
+  }
+
+  /** The step before which the last position is has been made, and made no difference: behind it is as good as before it. */
+  private leaveOut(): void {
+    const { footprint, positions } = this;
+    const last = positions?.at(-1);
+    if (this.isReduced && last !== undefined && last.step === this.step - 1) {
+      last.kinds = last.kinds.filter((kind) => (kind === SWITCH ? footprint.isShared : footprint.isVisible));
+      if (last.kinds.length === 0) positions?.pop();
+    }
+    footprint.nextStep();
   }
 
   /** With as few injections, or fewer, this state was reached in the present event before: what follows is known. */
@@ -258,6 +287,7 @@ export class EventExplorer implements Explorable {
   private inject(cpu: ResidueCpu, kind: number): void {
     const { system } = this;
     const name = INJECTION_KINDS[kind] ?? fail(`no injection ${kind}`);
+    if (kind !== SWITCH) this.handlerDepth = Math.min(this.handlerDepth, cpu.path.depth);
     switch (name) {
       case "nmi":
       case "nmi sensitive":

@@ -2,6 +2,7 @@
 import { assert } from "../../hardware/index.ts";
 import type { EventCode } from "./event-code.ts";
 import type { Explorable, Finding } from "./explorable.ts";
+import type { Learnt } from "./footprint.ts";
 import { Visited } from "./visited.ts";
 
 /** A state that an execution led to, or what was found on the way there. */
@@ -20,6 +21,7 @@ export interface Expansion {
   /** Situations that came up for the first time. */
   readonly occurred: readonly string[];
   readonly isInexact: boolean;
+  readonly learnt: Learnt;
 }
 
 interface Placed {
@@ -75,7 +77,7 @@ export class Expander {
     }
     const occurred = [...system.occurred()].filter((situation) => !this.occurred.has(situation));
     for (const situation of occurred) this.occurred.add(situation);
-    return { successors, executions, occurred, isInexact: system.isInexact };
+    return { successors, executions, occurred, isInexact: system.isInexact, learnt: system.takeLearnt() };
   }
 
   private goTo(path: readonly EventCode[]): number {

@@ -1,5 +1,7 @@
 // What the search knows of a system: states with hashes, events that can begin, and going back.
+
 import type { EventCode } from "./event-code.ts";
+import type { Learnt } from "./footprint.ts";
 
 /** What was found in the course of one execution. */
 export interface Finding {
@@ -30,6 +32,8 @@ export interface Explorable {
   run(code: EventCode): Finding | undefined;
   /** States were taken for equal that may not be: a guess that made the space small was wrong. */
   readonly isInexact: boolean;
+  /** What was learnt of footprints since this was last asked; empty: nothing is left out for want of knowing. */
+  takeLearnt(): Learnt;
   /** Situations that have come up so far, by name: a proof about something that never happened is none. */
   occurred(): Iterable<string>;
 }

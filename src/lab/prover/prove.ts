@@ -1,9 +1,10 @@
 // From a configuration to a verdict: makes the system, searches it, and says what was covered and what was not.
-import { saveSearch } from "./checkpoint.ts";
+import { type SavedSearch, saveSearch } from "./checkpoint.ts";
 import type { Configuration } from "./configuration.ts";
 import { searchDeepening } from "./deepening.ts";
 import { EventExplorer } from "./event-explorer.ts";
 import { Expander } from "./expander.ts";
+import type { Learnt } from "./footprint.ts";
 import { type Expanders, Search, type SearchResult, type SearchState } from "./search.ts";
 import { System } from "./system.ts";
 import { collisionProbability } from "./visited.ts";
@@ -17,7 +18,9 @@ export interface ProveOptions {
   /** Where the search is saved now and then, to go on after a kill. */
   readonly saveTo?: string;
   /** Where an earlier one stood. */
-  readonly from?: SearchState;
+  readonly from?: SavedSearch;
+  /** Every injection before every step: to compare with. */
+  readonly isUnreduced?: boolean;
   /** Called after each piece of work; true: stop here. */
   readonly progress?: (state: SearchState) => boolean;
 }
@@ -30,14 +33,24 @@ export interface Verdict {
   readonly outcome: Outcome;
   /** Why it is incomplete. */
   readonly why: string;
+  /** The last search. */
   readonly result: SearchResult;
+  /** Searches until nothing more was learnt of footprints, and the executions of all of them. */
+  readonly passes: number;
+  readonly executions: number;
   /** Probability that two states were taken for one because their hashes are equal. */
   readonly collision: number;
 }
 
-/** The system of a configuration, ready to be searched. */
-export function explorerOf(configuration: Configuration): EventExplorer {
-  return new EventExplorer(new System(configuration), configuration);
+/** The system of a configuration, ready to be searched. `learnt`: of footprints; undefined: nothing is left out. */
+export function explorerOf(configuration: Configuration, learnt?: Learnt): EventExplorer {
+  return new EventExplorer(new System(configuration), configuration, learnt);
+}
+
+/** What a worker is made from. */
+export interface WorkerData {
+  readonly configuration: Configuration;
+  readonly learnt: Learnt | undefined;
 }
 
 /** Which search it is: a saved one is gone on with only by the same. */
@@ -46,38 +59,68 @@ export function searchIdentity(configuration: Configuration, findsAll: boolean):
   return JSON.stringify({ ...rest, findsAll });
 }
 
+const LEARNING_DEPTH = 2;
 const SAVE_SECONDS = 60;
 const MEBIBYTE = 2 ** 20;
 
-/** Searches. Bad limits are the configuration's matter; an error of the prover itself is thrown. */
+/**
+ * Searches, again and again until nothing more is learnt of footprints. Bad limits are the configuration's matter; an error of the prover itself
+ * is thrown.
+ */
 export async function prove(configuration: Configuration, options: ProveOptions = {}): Promise<Verdict> {
-  const { depth, searchMegabytes, workers } = configuration;
-  const limits = { depth, bytes: searchMegabytes * MEBIBYTE, findsAll: options.findsAll ?? false };
-  const explorer = explorerOf(configuration);
-  const root = { low: explorer.stateLow, high: explorer.stateHigh };
-  let result: SearchResult;
-  if (options.isDeepening === true) result = searchDeepening(explorer, limits);
-  else {
-    const pool = workers > 1 ? new Workers(workers, new URL("./search-worker.js", import.meta.url), configuration) : undefined;
-    const identity = searchIdentity(configuration, limits.findsAll);
-    let saved = performance.now();
-    try {
-      result = await new Search(pool ?? inline(explorer), limits, options.from ?? root).run({
-        progress: (state) => {
-          const isStopped = options.progress?.(state) ?? false;
-          const isDue = isStopped || performance.now() - saved > SAVE_SECONDS * 1000;
-          if (options.saveTo !== undefined && isDue) {
-            saveSearch(options.saveTo, identity, state);
-            saved = performance.now();
-          }
-          return isStopped;
-        },
-      });
-    } finally {
-      await pool?.close();
+  let given: Learnt = options.from?.given ?? [];
+  let { from } = options;
+  let executions = 0;
+  // The first searches are for learning: a few events suffice.
+  let isLearning =
+    options.from === undefined && options.isUnreduced !== true && !(configuration.depth > 0 && configuration.depth <= LEARNING_DEPTH);
+  for (let passes = 1; ; passes++) {
+    const bounded = isLearning ? { ...configuration, depth: LEARNING_DEPTH } : configuration;
+    const result = await search(bounded, options, from, options.isUnreduced === true ? undefined : given);
+    executions += result.executions;
+    from = undefined;
+    const known = given.length;
+    given = [...new Set([...given, ...result.learnt])].sort((a, b) => a - b);
+    if (isLearning && result.end !== "memory" && result.end !== "stopped") {
+      isLearning = given.length > known;
+      continue;
+    }
+    if (given.length === known || result.end === "memory" || result.end === "stopped") {
+      return { configuration, ...judged(result), result, passes, executions, collision: collisionProbability(result.states) };
     }
   }
-  return { configuration, ...judged(result), result, collision: collisionProbability(result.states) };
+}
+
+async function search(
+  configuration: Configuration,
+  options: ProveOptions,
+  from: SavedSearch | undefined,
+  learnt: Learnt | undefined,
+): Promise<SearchResult> {
+  const { depth, searchMegabytes, workers } = configuration;
+  const limits = { depth, bytes: searchMegabytes * MEBIBYTE, findsAll: options.findsAll ?? false };
+  const explorer = explorerOf(configuration, learnt);
+  if (options.isDeepening === true) return searchDeepening(explorer, limits);
+  const root = { low: explorer.stateLow, high: explorer.stateHigh };
+  const data: WorkerData = { configuration, learnt };
+  const pool = workers > 1 ? new Workers(workers, new URL("./search-worker.js", import.meta.url), data) : undefined;
+  const identity = searchIdentity(configuration, limits.findsAll);
+  let saved = performance.now();
+  try {
+    return await new Search(pool ?? inline(explorer), limits, from ?? root).run({
+      progress: (state) => {
+        const isStopped = options.progress?.(state) ?? false;
+        const isDue = isStopped || performance.now() - saved > SAVE_SECONDS * 1000;
+        if (options.saveTo !== undefined && isDue) {
+          saveSearch(options.saveTo, identity, { ...state, given: learnt ?? [] });
+          saved = performance.now();
+        }
+        return isStopped;
+      },
+    });
+  } finally {
+    await pool?.close();
+  }
 }
 
 function inline(explorer: EventExplorer): Expanders {

@@ -1,13 +1,13 @@
 // A worker of the search: makes its system, then expands what it is sent.
 import { parentPort, workerData } from "node:worker_threads";
 import { fail } from "../../hardware/index.ts";
-import type { Configuration } from "./configuration.ts";
 import { Expander } from "./expander.ts";
-import { explorerOf } from "./prove.ts";
+import { explorerOf, type WorkerData } from "./prove.ts";
 import type { WorkerAnswer, WorkerRequest } from "./workers.ts";
 
 const port = parentPort ?? fail("the search worker was not started as a worker");
-const expander = new Expander(explorerOf(workerData as Configuration)); // what prove() put there
+const { configuration, learnt } = workerData as WorkerData; // what prove() put there
+const expander = new Expander(explorerOf(configuration, learnt));
 port.on("message", ({ number, paths }: WorkerRequest) => {
   let answer: WorkerAnswer;
   try {

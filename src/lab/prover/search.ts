@@ -4,6 +4,7 @@ import { fail } from "../../hardware/index.ts";
 import type { EventCode } from "./event-code.ts";
 import type { Expansion, Successor } from "./expander.ts";
 import type { Finding } from "./explorable.ts";
+import type { Learnt } from "./footprint.ts";
 import { StateTree } from "./state-tree.ts";
 import { Visited } from "./visited.ts";
 
@@ -42,6 +43,8 @@ export interface SearchState {
   /** Situations that came up. */
   readonly occurred: readonly string[];
   readonly isInexact: boolean;
+  /** What was learnt of footprints on the way. */
+  readonly learnt: Learnt;
 }
 
 /** closed: every reachable state; depth: every state up to the bound; found: stopped at a finding; memory, stopped: incomplete. */
@@ -64,6 +67,8 @@ export interface SearchResult {
   readonly occurred: readonly string[];
   /** States were taken for equal that may not be. */
   readonly isInexact: boolean;
+  /** What was learnt of footprints on the way. */
+  readonly learnt: Learnt;
 }
 
 export interface SearchListener {
@@ -98,6 +103,7 @@ export class Search {
   private readonly layers: number[] = [1];
   private readonly occurred = new Set<string>();
   private isInexact = false;
+  private readonly learnt = new Set<number>();
   private readonly expanders: Expanders;
   private readonly limits: SearchLimits;
 
@@ -141,7 +147,8 @@ export class Search {
         pending.push({ first, end: handedOut, expansion: expanders.expand(paths) });
       }
       const piece = pending.shift() ?? fail("a layer with states but no piece");
-      const { successors, executions, occurred, isInexact } = await piece.expansion;
+      const { successors, executions, occurred, isInexact, learnt } = await piece.expansion;
+      for (const packed of learnt) this.learnt.add(packed);
       this.isInexact ||= isInexact;
       this.executions += executions;
       for (const situation of occurred) this.occurred.add(situation);
@@ -157,6 +164,10 @@ export class Search {
       if (end === "memory" && this.tree.size === this.layerEnd) end = undefined;
     }
     return end;
+  }
+
+  private sortedLearnt(): Learnt {
+    return [...this.learnt].sort((a, b) => a - b);
   }
 
   private takeIn(first: number, { index, event, low, high, finding }: Successor): void {
@@ -182,6 +193,7 @@ export class Search {
       found: [...this.found.values()],
       occurred: [...this.occurred].sort(),
       isInexact: this.isInexact,
+      learnt: this.sortedLearnt(),
     };
   }
 
@@ -193,6 +205,7 @@ export class Search {
     this.depth = state.depth;
     this.executions = state.executions;
     this.isInexact = state.isInexact;
+    for (const packed of state.learnt) this.learnt.add(packed);
     for (const situation of state.occurred) this.occurred.add(situation);
     for (const found of state.found) this.found.set(found.finding.signature, found);
     this.layers.length = 0;
@@ -218,6 +231,7 @@ export class Search {
       bytes: this.tree.bytes + this.visited.bytes,
       occurred: [...this.occurred].sort(),
       isInexact: this.isInexact,
+      learnt: this.sortedLearnt(),
     };
   }
 }
