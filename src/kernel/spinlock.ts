@@ -1,6 +1,6 @@
 // Spinlocks and interrupt masking. A lock is a 4-byte word in kernel memory: 0 is free, else the holder's CPU number plus one. Kernel
 // code is not preempted, so a lock taken with interrupts on is held until its holder lets go, interrupt handlers aside.
-import { bytes, cpu, type Field, RFLAGS_IF, type VirtAddr } from "../hardware/index.ts";
+import { bytes, cpu, type Field, fail, hex, RFLAGS_IF, type VirtAddr } from "../hardware/index.ts";
 
 /** A lock inside a structure; the property is its address (kernel: spinlock_t). Zero bytes are an unlocked lock. */
 export const spinlock: Field<VirtAddr> = bytes(4, 4);
@@ -10,9 +10,14 @@ export function spinLock(lock: VirtAddr): void {
   while (!cpu.compareExchange(lock, 4, 0, cpu.id + 1)) cpu.pause();
 }
 
-/** Kernel: `spin_unlock()`. */
+/** Kernel: `spin_unlock()`, as CONFIG_DEBUG_SPINLOCK has it: who lets go of a lock must hold it. */
 export function spinUnlock(lock: VirtAddr): void {
-  cpu.store(lock, 4, 0);
+  if (!cpu.compareExchange(lock, 4, cpu.id + 1, 0)) failNotHeld(lock);
+}
+
+function failNotHeld(lock: VirtAddr): never {
+  const holder = cpu.load(lock, 4);
+  return fail(`spin_unlock() of ${hex(lock)} on cpu ${cpu.id}: ${holder === 0 ? "it is free" : `cpu ${holder - 1} holds it`}`);
 }
 
 /** Masks interrupts and returns what `localIrqRestore` needs (kernel: `local_irq_save()`). */

@@ -1,7 +1,7 @@
 // All mutants of a selection with what the compiler makes of each, in the order in which they are run.
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { emit } from "./emission.ts";
+import { emitCached } from "./emission.ts";
 import { EmittedOffsets, hashOf } from "./execution.ts";
 import { type Mutant, mutantsOf } from "./mutant.ts";
 import { type Group, groupOf, targetFiles } from "./targets.ts";
@@ -27,8 +27,8 @@ export interface Collection {
   readonly equal: number;
 }
 
-/** `scratch`: a folder for the compiler. */
-export function collect(root: string, scratch: string, groups: readonly Group[], isWanted: (file: string) => boolean): Collection {
+/** `cache`: a folder for what the compiler makes. */
+export function collect(root: string, cache: string, groups: readonly Group[], isWanted: (file: string) => boolean): Collection {
   const files = targetFiles(root, groups).filter(isWanted);
   const all = withTrees(root, files, (file, tree) => {
     const mutants = mutantsOf(file, tree).filter((mutant) => groups.includes(groupOf(mutant)));
@@ -39,7 +39,7 @@ export function collect(root: string, scratch: string, groups: readonly Group[],
   for (const { file, mutants, places } of all) {
     if (mutants.length === 0) continue;
     const source = sourceOf(root, file);
-    const emission = emit(root, scratch, source, mutants);
+    const emission = emitCached(root, cache, source, mutants);
     invalid += emission.invalid;
     equal += emission.equal;
     const output = file.replace(/\.ts$/, ".js");

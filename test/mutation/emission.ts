@@ -1,8 +1,9 @@
 // What the compiler makes of the mutants of a file, all in one run and without looking at types. Those that are no program, and those of
 // which the same program comes out as of the source, are no mutants.
 import { spawnSync } from "node:child_process";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
+import { hashOf } from "./execution.ts";
 import { applyMutant, type Mutant } from "./mutant.ts";
 
 /** The JavaScript of the file as it is, and of each of its mutants that counts. */
@@ -15,6 +16,32 @@ export interface Emission {
 }
 
 const ORIGINAL = "original";
+
+/** As emit(), but what was made of the same source before is taken from below `cache`: the compiler takes a second for a file. */
+export function emitCached(root: string, cache: string, source: string, mutants: readonly Mutant[]): Emission {
+  const changes = mutants.map(({ start, end, replacement }) => [start, end, replacement]);
+  const path = join(cache, `${hashOf(JSON.stringify([source, changes]))}.json`);
+  if (existsSync(path)) {
+    const kept = JSON.parse(readFileSync(path, "utf8")) as Kept; // written below
+    const valid = kept.texts.flatMap(([index, text]) => {
+      const mutant = mutants[index];
+      return mutant === undefined ? [] : [[mutant, text] as const];
+    });
+    return { ...kept, mutants: new Map(valid) };
+  }
+  const emission = emit(root, join(cache, `compiler-${process.pid}`), source, mutants);
+  const texts = [...emission.mutants].map(([mutant, text]) => [mutants.indexOf(mutant), text] as const);
+  const kept: Kept = { original: emission.original, invalid: emission.invalid, equal: emission.equal, texts };
+  writeFileSync(path, JSON.stringify(kept));
+  return emission;
+}
+
+interface Kept {
+  readonly original: string;
+  readonly invalid: number;
+  readonly equal: number;
+  readonly texts: readonly (readonly [number, string])[];
+}
 
 /** `folder`: of the compiler's for a while; it is emptied. */
 export function emit(root: string, folder: string, source: string, mutants: readonly Mutant[]): Emission {

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { emit } from "./emission.ts";
+import { emit, emitCached } from "./emission.ts";
 import { explanationOf, readExplanations } from "./explanations.ts";
 import { applyMutant, type Mutant, mutantsOf } from "./mutant.ts";
 import { SEED_HUNKS } from "./seed-hunks.ts";
@@ -97,6 +97,10 @@ test("what does not compile, and what comes out as the same program, does not co
     deepEqual([emission.equal, emission.invalid], [1, 1]);
     match(emission.original, /first\(\)/);
     notEqual(emission.mutants.get(removed), emission.original);
+    const cached = (): ReturnType<typeof emitCached> => emitCached(ROOT, folder, source, [removed, retyped, broken]);
+    const [made, kept] = [cached(), cached()];
+    deepEqual(kept.mutants, made.mutants);
+    deepEqual([kept.equal, kept.invalid, kept.original], [1, 1, emission.original]);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

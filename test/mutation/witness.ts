@@ -11,7 +11,7 @@ export interface Witness {
   readonly args: readonly string[];
 }
 
-export type Outcome = "passed" | "failed" | "hung";
+export type Outcome = "passed" | "failed" | "hung" | "stopped";
 
 export interface WitnessRun {
   readonly outcome: Outcome;
@@ -25,6 +25,8 @@ export const CHECKS: readonly Witness[] = [];
 
 const HEAP_MEGABYTES = 3072;
 const KEPT_OUTPUT = 4000;
+/** How much slower than its processor time a witness may be before it is given up. */
+const BUSY_FACTOR = 5;
 
 export function testWitness(file: string): Witness {
   return { name: file, args: [join("dist", file)] };
@@ -51,13 +53,18 @@ export function makeTree(root: string, tree: string): void {
   cpSync(join(root, "dist"), join(tree, "dist"), { recursive: true });
 }
 
-/** Runs a witness in a tree; it is stopped at its first failure, or after `limit` ms. */
+/**
+ * Runs a witness in a tree; it is stopped at its first failure, when it has taken `limit` ms of a processor, which is a hang, and when
+ * several times as much has passed, which on a busy machine is none: then it is `stopped`.
+ */
 export function runWitness(tree: string, witness: Witness, limit: number, environment: NodeJS.ProcessEnv = {}): Promise<WitnessRun> {
   const started = Date.now();
   const flags = [`--max-old-space-size=${HEAP_MEGABYTES}`, "--test-reporter=tap"];
   // A test that runs inside another one's run would report to that.
   const { NODE_TEST_CONTEXT: _outer, ...inherited } = process.env;
-  const child = spawn(process.execPath, [...flags, ...witness.args], {
+  const seconds = Math.ceil(limit / 1000);
+  // The shell's limit is of processor time, for each process of the witness.
+  const child = spawn("/bin/sh", ["-c", `ulimit -t ${seconds}; exec "$0" "$@"`, process.execPath, ...flags, ...witness.args], {
     cwd: tree,
     detached: true,
     stdio: ["ignore", "pipe", "pipe"],
@@ -70,7 +77,7 @@ export function runWitness(tree: string, witness: Witness, limit: number, enviro
       result ??= reason;
       killGroup(child.pid);
     };
-    const timer = setTimeout(() => stop({ outcome: "hung", by: `no end within ${Math.round(limit / 1000)} s` }), limit);
+    const timer = setTimeout(() => stop({ outcome: "stopped", by: "" }), BUSY_FACTOR * limit);
     const onData = (chunk: Buffer): void => {
       output = (output + chunk.toString()).slice(-KEPT_OUTPUT);
       const failed = /^\s*not ok \d+ - (?!.*# (?:TODO|SKIP))(.*)\n/m.exec(output)?.[1];
@@ -79,11 +86,15 @@ export function runWitness(tree: string, witness: Witness, limit: number, enviro
     child.stdout.on("data", onData);
     child.stderr.on("data", onData);
     child.on("error", (error) => stop({ outcome: "failed", by: error.message }));
-    child.on("close", (code) => {
+    child.on("close", (code, signal) => {
       clearTimeout(timer);
       killGroup(child.pid);
       const ended: Omit<WitnessRun, "milliseconds"> =
-        code === 0 ? { outcome: "passed", by: "" } : { outcome: "failed", by: lastLine(output) };
+        code === 0
+          ? { outcome: "passed", by: "" }
+          : signal === "SIGXCPU" || signal === "SIGKILL"
+            ? { outcome: "hung", by: `no end within ${seconds} s` }
+            : { outcome: "failed", by: lastLine(output) };
       resolve({ ...(result ?? ended), milliseconds: Date.now() - started });
     });
   });
