@@ -71,11 +71,11 @@ export function cr3(root: PhysAddr, id: Pcid): Cr3 {
 }
 
 export function cr3Root(value: Cr3): PhysAddr {
-  return (value - (value % PAGE_SIZE)) as PhysAddr;
+  return (Math.floor(value / PAGE_SIZE) * PAGE_SIZE) as PhysAddr; // not %, which is a call in every engine
 }
 
 export function cr3Pcid(value: Cr3): Pcid {
-  return (value % PAGE_SIZE) as Pcid;
+  return (value - Math.floor(value / PAGE_SIZE) * PAGE_SIZE) as Pcid;
 }
 
 /** `va + bytes`; keeps the brand. Wrapping out of the canonical range is a bug of the caller. */

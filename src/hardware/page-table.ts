@@ -59,7 +59,8 @@ export function entryFrame(low: number, high: number): PhysAddr {
 /** Frame address of a large leaf at `level`, with the PAT bit (12) and bits below the page size dropped. */
 export function largeEntryFrame(low: number, high: number, level: Level): PhysAddr {
   const frame = entryFrame(low, high);
-  return (frame - (frame % levelSize(level))) as PhysAddr;
+  const size = levelSize(level);
+  return (Math.floor(frame / size) * size) as PhysAddr;
 }
 
 /** Low half of an entry for `frame` with `flags`. */

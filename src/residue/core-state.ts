@@ -151,16 +151,23 @@ export class CoreState {
    * consequence, and is made the same for all.
    */
   forgetScratch(): void {
-    for (let index = 0; index < GENERAL_REGISTERS; index++) if (index !== RSP) this.setRegisterHalves(index, 0, 0);
+    const { words, first } = this;
+    for (let word = 0; word < 2 * GENERAL_REGISTERS; word++)
+      if (words[first + word] !== 0 && word % GENERAL_REGISTERS !== RSP) this.set(word, 0);
   }
 
   /** What the general registers hold, to put back: a stub that is called from a stub keeps what is not its own. */
-  generalRegisters(): Int32Array {
-    return this.words.slice(this.first, this.first + 2 * GENERAL_REGISTERS);
+  generalRegisters(): readonly number[] {
+    const { words, first } = this;
+    const saved: number[] = []; // a typed array of this size costs more than all the rest of a call
+    for (let word = 0; word < 2 * GENERAL_REGISTERS; word++) saved.push(words[first + word] ?? 0);
+    return saved;
   }
 
-  putGeneralRegisters(saved: Int32Array): void {
-    for (let word = 0; word < saved.length; word++) if (word % GENERAL_REGISTERS !== RSP) this.set(word, saved[word] ?? 0);
+  putGeneralRegisters(saved: readonly number[]): void {
+    const { words, first } = this;
+    for (let word = 0; word < 2 * GENERAL_REGISTERS; word++)
+      if (words[first + word] !== saved[word] && word % GENERAL_REGISTERS !== RSP) this.set(word, saved[word] ?? 0);
   }
 
   get rsp(): VirtAddr {

@@ -15,6 +15,7 @@ const BRANCH_TARGETS = 2;
 const RETURN_STACK = 3;
 /** `undo`: the whole set is put back, not one label taken out. */
 const WHOLE = 1 << 16;
+const RECENT = 32;
 const NOBODY: ReadonlySet<Owner> = new Set();
 
 export class Labels implements Undoable {
@@ -27,7 +28,8 @@ export class Labels implements Undoable {
   private readonly memory: TrackedMemory;
   /** First of the places that stand for the structures in the hash. */
   private readonly place: number;
-  private last: Owner = OWNER_NONE;
+  /** Labels that L1D and the fill buffers both hold already, by a few of their bits: touching them again changes nothing. */
+  private readonly touchedBefore = new Int32Array(RECENT);
 
   constructor(model: CpuModel, memory: TrackedMemory, cpu: number) {
     this.model = model;
@@ -37,10 +39,11 @@ export class Labels implements Undoable {
 
   /** Data of `label` went through L1D and a fill buffer. */
   touched(label: Owner): void {
-    if (label === this.last || label === OWNER_NONE) return;
-    this.last = label;
+    const slot = (label ^ (label >>> 11)) & (RECENT - 1);
+    if (label === this.touchedBefore[slot] || label === OWNER_NONE) return;
     this.put(L1D, label);
     this.put(FILL_BUFFERS, label);
+    this.touchedBefore[slot] = label;
   }
 
   private put(structure: number, label: Owner): void {
@@ -61,7 +64,7 @@ export class Labels implements Undoable {
     this.sets[structure] = new Set();
     this.changes++;
     this.onChange?.();
-    this.last = OWNER_NONE;
+    this.touchedBefore.fill(OWNER_NONE);
     const { memory } = this;
     if (!memory.isTracking) return;
     memory.log.object(this, structure | WHOLE, set);
@@ -71,7 +74,7 @@ export class Labels implements Undoable {
   undo(key: number, old: unknown): void {
     const structure = key & ~WHOLE;
     this.changes++;
-    this.last = OWNER_NONE;
+    this.touchedBefore.fill(OWNER_NONE);
     if ((key & WHOLE) !== 0)
       this.sets[structure] = old as Set<Owner>; // as clear() told it
     else this.sets[structure]?.delete(old as Owner); // as put() told it

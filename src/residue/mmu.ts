@@ -42,6 +42,7 @@ export const FAULT = -1;
 
 const PAGE_MASK = 0xfff;
 const NX_FEATURE = EFER_NXE;
+const PAGE = 4096;
 
 function physicalIn(translation: Translation, va: number): number {
   if (translation.level === 1) return translation.frame + (va & PAGE_MASK);
@@ -79,7 +80,10 @@ export class Mmu {
     const { pcid } = this.state;
     let translation = this.tlb.find(va, pcid);
     if (translation !== undefined && this.allows(translation, access, isUser)) {
-      if (this.onHit !== undefined) this.onHit(translation, va, physicalIn(translation, va), access);
+      const pa = physicalIn(translation, va);
+      if (this.onHit !== undefined) this.onHit(translation, va, pa, access);
+      this.labels.touched(this.memory.frameOwner(Math.floor(pa / PAGE)));
+      return pa;
     } else {
       // A cached translation that refuses is looked up again, as the processor does before it faults.
       const walked = this.walk(va, access, isUser);
@@ -91,8 +95,14 @@ export class Mmu {
       this.tlb.insert(va, pcid, translation);
     }
     const pa = physicalIn(translation, va);
-    this.labels.touched(this.memory.frameOwner(Math.floor(pa / 4096)));
+    this.labels.touched(this.memory.frameOwner(Math.floor(pa / PAGE)));
     return pa;
+  }
+
+  /** Where an access that was just made went, without any effect: the cached translation, else what the tables say. */
+  lookUp(va: number): number | undefined {
+    const cached = this.tlb.find(va, this.state.pcid);
+    return cached === undefined ? this.peek(va, cr3Root(this.state.cr3)) : physicalIn(cached, va);
   }
 
   /** CR3 write: with NOFLUSH the entries of the PCID stay. */
@@ -161,7 +171,7 @@ export class Mmu {
       const low = memory.read32(at);
       const high = memory.read32((at + 4) as PhysAddr);
       this.onWalk?.(at);
-      this.labels.touched(memory.frameOwner(Math.floor(at / 4096)));
+      this.labels.touched(memory.frameOwner(Math.floor(at / PAGE)));
       if ((low & PTE_PRESENT) === 0) {
         this.faultError = error;
         return undefined;

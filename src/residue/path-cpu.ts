@@ -3,7 +3,6 @@
 import {
   assert,
   CR4_MCE,
-  cr3Root,
   fail,
   fromHalves,
   hex,
@@ -94,7 +93,7 @@ export abstract class PathCpu extends RegisterCpu implements Undoable {
     let clean = 0;
     for (let end = top; clean < CLEAN_WORDS; ) {
       const page = Math.floor((end - 8) / PAGE_SIZE) * PAGE_SIZE;
-      const frame = mmu.peek(page, cr3Root(this.state.cr3));
+      const frame = mmu.lookUp(page);
       if (frame === undefined) return;
       clean = this.clearWords(frame, frame + (end - page), clean);
       end = page;

@@ -151,7 +151,6 @@ export class ResidueCpu extends PathCpu {
     this.isStepKnown = false;
     this.completed = undefined;
     this.running.length = 0;
-    this.mmu.tlb.dropFront();
     this.attend();
   }
 
@@ -295,7 +294,8 @@ export class ResidueCpu extends PathCpu {
       this.now -= this.stepCost;
       throw SUSPEND;
     }
-    this.attend();
+    // While time stands still and every step is looked at, there is nothing to find out.
+    if (this.hook === undefined || !this.isFrozen) this.attend();
   }
 
   protected override rawEnterGuest(isResume: boolean): number {

@@ -69,6 +69,8 @@ export class ResidueMachine implements Undoable {
   private readonly image: KernelImage | undefined;
   private readonly stubsByAddress = new Map<VirtAddr, Stub>();
   private readonly trapAddresses: readonly VirtAddr[];
+  /** The trap of each stub that was asked for: the text does not change. */
+  private readonly traps = new Map<VirtAddr, VirtAddr>();
   private readonly puppetTraps = new Map<PhysAddr, string>();
   /** First of two words for each CPU: who user and guest code run as. */
   private readonly contexts: number;
@@ -288,7 +290,7 @@ export class ResidueMachine implements Undoable {
       stub: (symbol) => this.image?.stubs.get(symbol),
       stubAt: (address) => this.stubsByAddress.get(address),
       symbol: (name) => this.image?.symbols.get(name),
-      trapOf: (address) => this.trapAddresses.find((trap) => trap >= address) ?? address,
+      trapOf: (address) => this.trapOf(address),
       registerPuppet: (name, trap) => this.registerPuppet(name, trap),
       puppetAt: (trap) => this.puppetAt(trap),
       sendInterrupt: (destination, vector, isNmi) => {
@@ -299,6 +301,15 @@ export class ResidueMachine implements Undoable {
       sleeping: this.sleeping,
       contextLabel: (cpu, isGuest) => (this.memory.words[this.contexts + 2 * cpu + (isGuest ? 1 : 0)] ?? OWNER_NONE) as Owner, // as context() was told
     };
+  }
+
+  private trapOf(address: VirtAddr): VirtAddr {
+    let trap = this.traps.get(address);
+    if (trap === undefined) {
+      trap = this.trapAddresses.find((at) => at >= address) ?? address;
+      this.traps.set(address, trap);
+    }
+    return trap;
   }
 
   private registerPuppet(name: string, trap: PhysAddr): void {

@@ -42,6 +42,11 @@ export class ResiduePath extends Path implements Undoable {
   private lows = new Int32Array(0);
   private highs = new Int32Array(0);
   private hashed = 0;
+  // A word of the names of root and stub, and what it was made of.
+  private names = 0;
+  private namedRoot: PathRoot | undefined;
+  private namedEvent: PathRoot | undefined;
+  private namedStub: Stub | undefined;
 
   constructor(log: UndoLog) {
     super(() => undefined);
@@ -166,10 +171,18 @@ export class ResiduePath extends Path implements Undoable {
 
   /** What the path is but for its log and who is nested. Roots are named functions of the kernel, or the entry of `stub`. */
   private outside(): number {
-    const root = this.root === this.event ? "" : this.root.name;
-    const names = combine(wordOfText(root), wordOfText(this.stub?.symbol ?? ""));
+    if (this.root !== this.namedRoot || this.event !== this.namedEvent || this.stub !== this.namedStub) this.nameAgain();
+    const { names } = this;
     const flags = (this.isPastStep ? 1 : 0) | (this.isInStub ? 2 : 0);
     return combine(combine(names, flags), combine(combine(wordOf(this.sleepStack), wordOf(this.stackTop)), wordOf(this.entryArgument)));
+  }
+
+  private nameAgain(): void {
+    const root = this.root === this.event ? "" : this.root.name;
+    this.names = combine(wordOfText(root), wordOfText(this.stub?.symbol ?? ""));
+    this.namedRoot = this.root;
+    this.namedEvent = this.event;
+    this.namedStub = this.stub;
   }
 
   private hashLog(): void {

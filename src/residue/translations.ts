@@ -115,6 +115,9 @@ export class Translations implements Undoable {
   private readonly everMapped: Uint8Array;
   // A direct-mapped cache of the tables, dropped whenever they change by more than an insertion.
   private readonly frontPage = new Float64Array(FRONT).fill(NO_PAGE);
+  private readonly frontSince = new Int32Array(FRONT);
+  /** Entries of the cache that are of another generation are none. */
+  private generation = 1;
   private readonly front: (Translation | undefined)[] = new Array<Translation | undefined>(FRONT).fill(undefined);
 
   constructor(memory: TrackedMemory, cpu: number) {
@@ -136,7 +139,7 @@ export class Translations implements Undoable {
     const page = Math.floor(va / PAGE);
     const tag = page * PCID_LIMIT + pcid;
     const slot = (page ^ (pcid << 6)) & (FRONT - 1);
-    if (this.frontPage[slot] === tag) return this.front[slot];
+    if (this.frontPage[slot] === tag && this.frontSince[slot] === this.generation) return this.front[slot];
     const own = this.tables.get(pcid)?.entries;
     const global = this.tables.get(GLOBAL)?.entries;
     for (const level of LEVELS) {
@@ -144,6 +147,7 @@ export class Translations implements Undoable {
       const found = own?.get(k) ?? global?.get(k);
       if (found !== undefined) {
         this.frontPage[slot] = tag;
+        this.frontSince[slot] = this.generation;
         this.front[slot] = found;
         return found;
       }
@@ -240,7 +244,7 @@ export class Translations implements Undoable {
   }
 
   dropFront(): void {
-    this.frontPage.fill(NO_PAGE);
+    this.generation = (this.generation + 1) | 0;
   }
 
   private tableOf(pcid: number): Table {
