@@ -35,6 +35,23 @@ export function kernelCallers(count: number): readonly string[] {
   return runningFunctions(count, undefined);
 }
 
+/** A function on the host's stack. */
+export interface RunningFrame {
+  readonly name: string;
+  /** It is the kernel's, not a machine's. */
+  readonly isKernel: boolean;
+}
+
+/** For observers, inside a step: everything that runs, innermost first, under its own names. */
+export function runningFrames(): readonly RunningFrame[] {
+  return callSites()
+    .filter((frame) => !THIS_FILE.test(frame.getFileName() ?? ""))
+    .map((frame) => ({
+      name: frame.getFunctionName()?.split(".").at(-1) ?? "",
+      isKernel: KERNEL.test(frame.getFileName() ?? ""),
+    }));
+}
+
 function runningFunctions(count: number, leftOutFiles: RegExp | undefined): readonly string[] {
   const names: string[] = [];
   for (const frame of callSites()) {

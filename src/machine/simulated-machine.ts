@@ -148,6 +148,23 @@ export class SimulatedMachine implements Board {
     }
   }
 
+  /**
+   * Lets one CPU run for at most `cycles`, wherever the clocks of the others stand; messages that were sent to it have arrived. For those
+   * who choose the order themselves.
+   * @returns how the run was ended; undefined: it has nothing more to do, waits for another CPU, or its cycles are over
+   */
+  turn(id: CpuId, cycles: number): RunResult | undefined {
+    const cpu = this.cpus[id];
+    assert(cpu !== undefined, () => `no cpu ${id}`);
+    this.result = undefined;
+    this.pollMailbox();
+    cpu.now = Math.max(cpu.now, this.now + MESSAGE_CYCLES);
+    this.limit = cpu.now + cycles;
+    this.select(cpu);
+    cpu.takeTurn(this.limit);
+    return this.result;
+  }
+
   get isStopping(): boolean {
     return this.result !== undefined;
   }

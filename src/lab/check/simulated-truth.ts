@@ -60,6 +60,7 @@ class SimulatedCpuTruth implements CpuTruth {
 /** A checker on every CPU of the machine, at every step of the kernel and every entry. */
 export class SimulatedCheck {
   readonly checker: PropertyChecker;
+  readonly truth: GroundTruth;
 
   constructor(machine: SimulatedMachine, observer: CheckedObserver, options: CheckerOptions = {}) {
     const cpus = machine.cpus.map((cpu) => new SimulatedCpuTruth(machine, cpu));
@@ -69,6 +70,7 @@ export class SimulatedCheck {
       cpus,
       frameOwner: (pfn) => machine.inspection.frameOwner(pfn),
     };
+    this.truth = truth;
     this.checker = new PropertyChecker(truth, options);
     observer.checker = this.checker;
     const of = (id: number): SimulatedCpuTruth => cpus[id] ?? fail(`no cpu ${id}`);

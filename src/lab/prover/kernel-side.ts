@@ -2,6 +2,9 @@
 // system call asks for. All of it is bytes of the machine's memory, so that it goes back with the rest.
 import { addVirt, cpu, type PhysAddr, type PhysicalMemory, type VirtAddr, virtual } from "../../hardware/index.ts";
 import {
+  FAIL_ONCE,
+  FailAlloc,
+  failAllocState,
   GFP_HIGHUSER_MOVABLE,
   getFreePages,
   KERNEL_DATA_BASE,
@@ -44,6 +47,15 @@ export class KernelSide {
     const chosen = memory.read32(physical(addVirt(chosenOperations, 4 * index)));
     this.choose(memory, index, 0);
     return chosen;
+  }
+
+  /** The `nth` attempt from now on to allocate memory fails (1: the next); 0: none. */
+  failAllocation(memory: PhysicalMemory, nth: number): void {
+    const at = physical(failAllocState);
+    memory.write32((at + FailAlloc.offset.mode) as PhysAddr, FAIL_ONCE); // a field of a static object
+    memory.write32((at + FailAlloc.offset.attempts) as PhysAddr, 0);
+    memory.write32((at + FailAlloc.offset.failed) as PhysAddr, 0);
+    memory.write32((at + FailAlloc.offset.remaining) as PhysAddr, nth);
   }
 
   setSensitive(memory: PhysicalMemory, isSensitive: boolean): void {

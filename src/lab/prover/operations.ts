@@ -75,8 +75,16 @@ export function needsVdso(operations: readonly NamedOperation[]): boolean {
 
 const ORDER: readonly Exclude<Need, "vm" | "vdso">[] = ["region", "shared page", "file", "pipe", "handler"];
 
-/** What a process does first: as much as its operations need. Each VM is made and each vCPU run once, so that the first run is over. */
-export function setupOf(operations: readonly NamedOperation[], vms: number, vcpus: number): readonly Part[] {
+/**
+ * What a process does first: as much as its operations need. Each VM is made and each vCPU run once, so that the first run is over.
+ * `guestCode`: what puts code where guests are to run it, on machines that execute any.
+ */
+export function setupOf(
+  operations: readonly NamedOperation[],
+  vms: number,
+  vcpus: number,
+  guestCode: readonly Part[] = [],
+): readonly Part[] {
   const needs = new Set(operations.flatMap(({ operation }) => (operation.kind === "process" ? operation.needs : [])));
   const parts = ORDER.filter((need) => needs.has(need)).flatMap((need) => SETUPS[need]);
   if (!needs.has("vm")) return parts;
@@ -84,7 +92,7 @@ export function setupOf(operations: readonly NamedOperation[], vms: number, vcpu
     ...createVm(vm, vcpus),
     ...Array.from({ length: vcpus }, (_, vcpu) => runVcpu(vm, vcpu)),
   ]).flat();
-  return [...parts, ...kvmSetup(vms), ...machines];
+  return [...parts, ...kvmSetup(vms), ...guestCode, ...machines];
 }
 
 /** What the numbers in the codes of events stand for. */

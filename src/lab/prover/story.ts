@@ -13,6 +13,7 @@ import { INJECTION_KINDS, type InjectionKind } from "./injection.ts";
 import { KernelNames } from "./kernel-names.ts";
 import { CONTINUE } from "./operations.ts";
 import type { Found } from "./search.ts";
+import { PlaceCounts, placeKey, type StepPlace, stepPlace } from "./step-place.ts";
 import { System } from "./system.ts";
 import { traceWords } from "./trace-words.ts";
 
@@ -23,6 +24,13 @@ export interface Happening {
   readonly functions: readonly string[];
   readonly kind: "trace" | "injection" | "tables" | "structure" | "resumed";
   readonly what: string;
+  /** Of an injection: where it is in terms that other machines know. */
+  readonly place?: InjectedPlace;
+}
+
+export interface InjectedPlace extends StepPlace {
+  /** Steps of the event before it that were made by the same functions. */
+  readonly occurrence: number;
 }
 
 export interface StoryEvent {
@@ -99,6 +107,7 @@ export class StoryTeller {
   private place: readonly string[] = [];
   private injections: readonly { readonly at: number; readonly kind: number }[] = [];
   private isResumed = false;
+  private counts = new PlaceCounts();
   /** Where the finding was noticed first. */
   private noticed: { readonly step: number; readonly functions: readonly string[] } | undefined;
   /** Of each CPU: tables and what the structures hold, as last told. */
@@ -132,6 +141,7 @@ export class StoryTeller {
     this.happenings = [];
     this.step = 0;
     this.place = [];
+    this.counts = new PlaceCounts();
     this.injections = code.slice(1).map(decodeInjection);
     this.isResumed = name === CONTINUE;
     for (const truth of system.check.truth.cpus) this.look(truth, true);
@@ -180,13 +190,26 @@ export class StoryTeller {
     if (this.isResumed) this.tell("resumed", "goes on", this.place);
     this.isResumed = false;
     this.notice();
-    for (const { at, kind } of this.injections) {
-      const name = INJECTION_KINDS[kind] ?? fail(`no injection ${kind}`);
-      if (at === this.step && name !== "failure") this.tell("injection", INJECTED[name], this.place);
-    }
+    if (this.injections.length > 0) this.tellInjections();
     // Its own hook counts the step and may stop the event by an exception.
     this.looked?.(cpu);
     this.step++;
+  }
+
+  private tellInjections(): void {
+    const place = stepPlace();
+    const occurrence = place.isInStub ? 0 : this.counts.next(placeKey(place));
+    for (const { at, kind } of this.injections) {
+      const name = INJECTION_KINDS[kind] ?? fail(`no injection ${kind}`);
+      if (at !== this.step || name === "failure") continue;
+      this.happenings.push({
+        step: this.step,
+        functions: this.place,
+        kind: "injection",
+        what: INJECTED[name],
+        place: { ...place, occurrence },
+      });
+    }
   }
 
   private beforeEntry(cpu: ResidueCpu, kind: "user" | "guest"): void {

@@ -2,7 +2,7 @@
 // time, when the explorer says so. Between events every CPU is at an edge: its process is about to decide, it is halted or parked, it runs a
 // guest that nothing ends, or its kernel path is suspended.
 import { assert, fail, type PhysAddr, PUPPET_STATE, PUPPET_TEXT, PUPPET_TRAP_OFFSET, silentObserver } from "../../hardware/index.ts";
-import { buildKernelImage, FAIL_ONCE, FailAlloc, failAllocState, TRACE_WARN, WARNINGS } from "../../kernel/index.ts";
+import { buildKernelImage, FailAlloc, failAllocState, TRACE_WARN, WARNINGS } from "../../kernel/index.ts";
 import { type ResidueCpu, ResidueMachine } from "../../residue/index.ts";
 import { type CheckedObserver, checkedObserver, ResidueCheck } from "../check/index.ts";
 import { describeViolation } from "../properties/index.ts";
@@ -162,11 +162,7 @@ export class System {
 
   /** The `nth` attempt from now on to allocate memory fails (1: the next); 0: none. The end of an event says none. */
   failAllocation(nth: number): void {
-    const { memory } = this.machine;
-    memory.write32((this.failAt + FailAlloc.offset.mode) as PhysAddr, FAIL_ONCE); // a field of a static object
-    memory.write32((this.failAt + FailAlloc.offset.attempts) as PhysAddr, 0);
-    memory.write32((this.failAt + FailAlloc.offset.failed) as PhysAddr, 0);
-    memory.write32((this.failAt + FailAlloc.offset.remaining) as PhysAddr, nth);
+    this.kernelSide.failAllocation(this.machine.memory, nth);
   }
 
   /** Allocations that failAllocation() made fail. */
