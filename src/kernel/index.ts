@@ -23,6 +23,7 @@ export type { ProcessConfig } from "./linux/process.ts";
 export { type MitigationReport, mitigationReport, type ReportOptions } from "./mitigations/host-report.ts";
 export type { Replacement } from "./mitigations/replacements.ts";
 export { MITIGATION_FILES } from "./mitigations/report-files.ts";
+export { lastUserMmSpec } from "./mm/cond-mitigation.ts";
 export { FAIL_FROM_THEN_ON, FAIL_NEVER, FAIL_ONCE, FailAlloc, failAlloc, failAllocState } from "./mm/fail-alloc.ts";
 export { __GFP_SENSITIVE, GFP_ATOMIC, GFP_HIGHUSER_MOVABLE, GFP_KERNEL } from "./mm/gfp.ts";
 export { CPU_ENTRY_AREA_BASE, PAGE_OFFSET, pa, VMALLOC_END, VMALLOC_START, VMEMMAP_START, va } from "./mm/layout.ts";

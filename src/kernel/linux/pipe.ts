@@ -57,7 +57,7 @@ const Pipe = struct("pipe_inode_info", {
   readers: u32,
   writers: u32,
   padding: u32,
-  /** Bytes ever written, and ever read. */
+  /** Bytes written, and read, since it was last empty. */
   head: word,
   tail: word,
   readWait: waitQueueHead,
@@ -113,7 +113,9 @@ function pipeRead(file: FilePtr, to: VirtAddr, bytes: number): number {
   }
   const count = Math.min(bytes, head - tail);
   const done = copyOut(pipe, tail, to, count);
-  pipe.tail = tail + done;
+  const isEmpty = tail + done === head;
+  if (isEmpty) pipe.head = 0;
+  pipe.tail = isEmpty ? 0 : tail + done;
   spinUnlock(pipe.lock);
   if (done > 0) wakeUp(pipe.writeWait);
   return done > 0 ? done : EFAULT;

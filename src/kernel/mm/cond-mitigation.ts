@@ -10,7 +10,7 @@ import { Mm } from "./mm-struct.ts";
  * The last mm on this CPU that had a user, and whether that task wanted IBPB (kernel: cpu_tlbstate.last_user_mm_spec). By the number that is
  * never used twice: an mm at the address of one that was freed is another user.
  */
-const lastUserMmSpec = perCpu("cpu_tlbstate.last_user_mm_spec", word);
+export const lastUserMmSpec = perCpu("cpu_tlbstate.last_user_mm_spec", word);
 /** Kernel: LAST_USER_MM_IBPB. */
 const WANTS_IBPB = 1;
 const CTX_SHIFT = 2;

@@ -6,8 +6,8 @@ import { buildKernelImage, FailAlloc, failAllocState, TRACE_WARN, WARNINGS } fro
 import { type ResidueCpu, ResidueMachine } from "../../residue/index.ts";
 import { type CheckedObserver, checkedObserver, ResidueCheck } from "../check/index.ts";
 import { describeViolation } from "../properties/index.ts";
+import { CanonicalNumbers } from "./canonical-numbers.ts";
 import { type Configuration, kernelCommandLine } from "./configuration.ts";
-import { renumberGenerations } from "./generations.ts";
 import { KernelSide } from "./kernel-side.ts";
 import type { Operation, Place } from "./operation.ts";
 import { CONTINUE, keepsTranslations, type NamedOperation, needsVdso, operationNames, operationsOf, setupOf } from "./operations.ts";
@@ -48,6 +48,7 @@ export class System {
   private readonly kernelSide = new KernelSide();
   private readonly failAt: PhysAddr;
   private isStopped = false;
+  private readonly numbers: CanonicalNumbers;
 
   constructor(configuration: Configuration) {
     this.configuration = configuration;
@@ -87,6 +88,7 @@ export class System {
     });
     this.check = new ResidueCheck(this.machine, this.observer, { isCollecting: true, enabled: new Set(configuration.properties) });
     this.machine.guest = (cpu) => this.guestLeaves(this.machine.cpu(cpu));
+    this.numbers = new CanonicalNumbers(this.machine, this.check.checker.view, this.check.truth);
     this.failAt = this.check.checker.view.physical(failAllocState) as PhysAddr; // static data
     this.boot(puppeteer);
     this.machine.freezeTime();
@@ -249,8 +251,7 @@ export class System {
     this.kernelSide.setSensitive(memory, false);
     this.failAllocation(0);
     if (cpu.state.activity === "user") cpu.state.forgetScratch();
-    const isQuiet = this.machine.cpus.every((one) => !this.isSuspended(one));
-    if (isQuiet) renumberGenerations(this.machine, this.check.truth, this.check.checker.view);
+    if (!this.machine.cpus.some((one) => this.isSuspended(one))) this.numbers.apply();
   }
 
   /** Boots, lets every process set up what it needs, and takes each CPU to its edge. */
