@@ -6,6 +6,7 @@ import { EventExplorer } from "./event-explorer.ts";
 import { Expander } from "./expander.ts";
 import type { Learnt } from "./footprint.ts";
 import { type Expanders, Search, type SearchResult, type SearchState } from "./search.ts";
+import { missingOccurrences } from "./sometimes.ts";
 import { System } from "./system.ts";
 import { collisionProbability } from "./visited.ts";
 import { Workers } from "./workers.ts";
@@ -38,6 +39,8 @@ export interface Verdict {
   /** Searches until nothing more was learnt of footprints, and the executions of all of them. */
   readonly passes: number;
   readonly executions: number;
+  /** Situations that the properties guard and that never came up: a proof is not about them. */
+  readonly missing: readonly string[];
   /** Probability that two states were taken for one because their hashes are equal. */
   readonly collision: number;
 }
@@ -86,7 +89,16 @@ export async function prove(configuration: Configuration, options: ProveOptions 
       continue;
     }
     if (given.length === known || result.end === "memory" || result.end === "stopped") {
-      return { configuration, ...judged(result), result, passes, executions, collision: collisionProbability(result.states) };
+      const missing = missingOccurrences(configuration, result.occurred);
+      return {
+        configuration,
+        ...judged(result, missing),
+        result,
+        passes,
+        executions,
+        missing,
+        collision: collisionProbability(result.states),
+      };
     }
   }
 }
@@ -128,11 +140,13 @@ function inline(explorer: EventExplorer): Expanders {
   return { width: 1, expand: (paths) => Promise.resolve(expander.expand(paths)) };
 }
 
-function judged(result: SearchResult): { readonly outcome: Outcome; readonly why: string } {
+function judged(result: SearchResult, missing: readonly string[]): { readonly outcome: Outcome; readonly why: string } {
   if (result.found.length > 0) return { outcome: "refuted", why: "" };
   if (result.isInexact)
     return { outcome: "incomplete", why: "a cached entry of page tables changed, though no operation was expected to change one" };
   if (result.end === "memory") return { outcome: "incomplete", why: "the memory of the search is full" };
   if (result.end === "stopped") return { outcome: "incomplete", why: "it was stopped" };
+  if (result.end === "closed" && missing.length > 0)
+    return { outcome: "incomplete", why: `in the whole space it never came up that: ${missing.join("; ")}` };
   return { outcome: "proved", why: "" };
 }
