@@ -145,6 +145,13 @@ const BAD: readonly { readonly what: string; readonly args: readonly string[]; r
   { what: "an unknown topic", args: ["explain", "asi"], says: /explain: asi: one of rfc-v2, cordon-fast is accepted/ },
   { what: "a seed that is none", args: ["soak", "--seed", "x"], says: /--seed x: a whole number from 0 to 4294967295 is accepted/ },
   { what: "a script that is none", args: ["soak", "--replay", notElf], says: /text\.elf:1: not a line of JSON/ },
+  { what: "a counterexample that is none", args: ["check", "--replay", notElf], says: /text\.elf: not JSON; a replay file that/ },
+  { what: "a counterexample that is none, with real code", args: ["run", "--replay", notElf], says: /text\.elf: not JSON; a replay file/ },
+  {
+    what: "a counterexample and options",
+    args: ["run", "--replay", notElf, "--cpus", "2"],
+    says: /with --replay nothing else is accepted; the rest stands in/,
+  },
   { what: "no guest", args: ["run"], says: /takes one guest image \(none given\)/ },
   { what: "two guests", args: ["run", notElf, notElf], says: /takes one guest image \(2 given/ },
   { what: "a file that is not there", args: ["run", missing], says: /missing\.elf: cannot be read: no such file/ },
@@ -340,4 +347,38 @@ test("soak: standard output is the same for the same seed, and a script can be r
   const replayed = cordon("soak", "--replay", script);
   equal(replayed.status, 0, replayed.stderr);
   match(replayed.stdout, /nothing found\n$/);
+});
+
+test("check finds what was posted, tells it as a story, and its file replays on the abstract machine and with real code", () => {
+  const [file, out, json] = ["posted.yaml", "found.json", "story.json"].map((name) => join(scratch, name)) as [string, string, string];
+  // The training of a process without a domain of its own is forgotten when another mm is loaded (spec 2.5).
+  writeFileSync(
+    file,
+    `base: small-kvm
+preset: rfc-v2
+cpu: skx
+operations: [KVM_RUN HLT, sched_yield]
+cmdline: asi=on mitigations=off kvm-intel.vmentry_l1d_flush=never asi_userspace=off
+properties: [S1]
+injections: []
+injections-per-event: 0
+`,
+  );
+  const found = cordon("check", file, "--out", out, "--story", json);
+  equal(found.status, 1, found.stderr);
+  match(found.stdout, /^1\. cpu 0 \(process-0 \(pid 1\), user mode\): KVM_RUN HLT$/m);
+  match(found.stdout, /^S1: no code runs with predictor entries that its domain refuses\n.* in enter_domain < /m);
+  const story = JSON.parse(readFileSync(json, "utf8")) as { readonly format: string; readonly end: { readonly owner: string } };
+  deepEqual([story.format, story.end.owner], ["cordon-story-1", "process-1 (pid 2)"]);
+  const again = cordon("check", "--replay", out);
+  deepEqual([again.status, again.stdout.endsWith("\nfound again\n")], [1, true], again.stderr);
+  const real = cordon("run", "--replay", out);
+  equal(real.status, 1, real.stderr);
+  match(real.stdout, /^reproduced: event 1: S1 /);
+  match(real.stdout, /^ {2}branch target buffer: an entry that leads to 0x4008[0-9a-f]+, trained by process-1 \(pid 2\) in user mode$/m);
+  // Nothing is left half-written.
+  deepEqual(
+    readdirSync(scratch).filter((name) => name.endsWith(".tmp")),
+    [],
+  );
 });

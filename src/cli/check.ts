@@ -1,6 +1,7 @@
 // `cordon check`: every interleaving of a small system on the abstract machine, or the shortest counterexample. Standard output depends on
 // what is checked alone; how fast it goes is on standard error.
 import { existsSync } from "node:fs";
+import { UsageError } from "../hardware/index.ts";
 import {
   CONFIGURATION_FLAGS,
   CONFIGURATION_NAMES,
@@ -14,6 +15,7 @@ import {
   withFlags,
 } from "../lab/index.ts";
 import { readArguments } from "./arguments.ts";
+import { printCounterexample, replayCheck } from "./check-story.ts";
 import { verdictText } from "./check-text.ts";
 import { checkWritable, readBytes } from "./files.ts";
 
@@ -30,6 +32,9 @@ ${CONFIGURATION_FLAGS.map((name) => `  --${`${name} VALUE`.padEnd(26)} changes t
   --search breadth|deepening   breadth first on all workers (default), or depth first with a growing bound on one
   --save FILE            saves the search every minute, and goes on with it if the file is there
   --unreduced            no reduction: every injection before every step
+  --replay FILE          executes the counterexample of a file again, and tells its story
+  --out FILE             the first counterexample as such a file
+  --story FILE           the first counterexample's story as JSON
   --list                 the configurations
 
 Exit status: 0 proved within the bounds; 1 a counterexample; 2 bad input; 3 incomplete (why, and what was covered, is said).
@@ -40,6 +45,9 @@ const OPTIONS = {
   all: "boolean",
   search: "string",
   save: "string",
+  replay: "string",
+  out: "string",
+  story: "string",
   list: "boolean",
   unreduced: "boolean",
   help: "boolean",
@@ -58,6 +66,14 @@ export async function check(args: readonly string[]): Promise<number> {
     process.stdout.write(CONFIGURATION_NAMES.map((name) => `${name}\n`).join(""));
     return 0;
   }
+  const replayed = parsed.text("replay");
+  if (replayed !== undefined) {
+    if (args.length > 2 || parsed.positionals.length > 0)
+      throw new UsageError(`check: with --replay nothing else is accepted; the rest stands in ${replayed}`);
+    return replayCheck(replayed);
+  }
+  const files = { replay: parsed.text("out"), story: parsed.text("story") };
+  for (const file of [files.replay, files.story]) if (file !== undefined) checkWritable(file);
   const configuration = withFlags(baseOf(parsed.positionals[0]), parsed.text);
   const findsAll = parsed.flag("all");
   const saveTo = parsed.text("save");
@@ -72,6 +88,8 @@ export async function check(args: readonly string[]): Promise<number> {
     ...(from === undefined ? {} : { from }),
   });
   process.stdout.write(verdictText(verdict));
+  const [first] = verdict.result.found;
+  if (first !== undefined) printCounterexample(configuration, first, files);
   return EXIT_STATUS[verdict.outcome];
 }
 

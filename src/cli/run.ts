@@ -7,11 +7,13 @@ import { type Arguments, cpuModel, oneOf, readArguments, sizeInBytes, wholeNumbe
 import { checkWritable, readBytes, writeJson } from "./files.ts";
 import { ledgerText } from "./ledger-text.ts";
 import { type HostArguments, runHostProgram } from "./run-host.ts";
+import { runReplay } from "./run-replay.ts";
 import { runScenario } from "./run-scenario.ts";
 
 const HELP = `cordon run GUEST.elf [OPTIONS]
 cordon run --host PROGRAM.elf ARGUMENTS… [OPTIONS]
 cordon run --scenario FILE.yaml [--ledger FILE]
+cordon run --replay FILE
 
 Runs a static ELF64 guest under the simulated kernel and KVM. Its console (port 0x3f8, port 0xe9) is standard output; the ledger
 follows on standard error. HLT with interrupts off ends the run with status 0, a byte written to port 0xf4 with that status.
@@ -31,6 +33,8 @@ follows on standard error. HLT with interrupts off ends the run with status 0, a
   --details          with --host: the ledger and the kernel's log on standard error
   --scenario FILE    several programs and guests on several CPUs, as the file says (docs/scenario.schema.json); their console lines
                      carry their names
+  --replay FILE      executes a counterexample of \`cordon check\` with real code in the detailed gear, and says whether it is one there:
+                     reproduced (status 1), with what leaks, or not (status 0), and why
   --check            evaluates the safety properties S1 to S10 before every kernel step and every entry (slow; S1 and S2
                      judge caches and predictors, which only the detailed gear has)
 
@@ -47,6 +51,7 @@ const OPTIONS = {
   gear: "string",
   limit: "string",
   scenario: "string",
+  replay: "string",
   host: "boolean",
   root: "string",
   details: "boolean",
@@ -78,13 +83,20 @@ export async function run(args: readonly string[]): Promise<number> {
   const ours = args.includes("--") ? args.slice(0, args.indexOf("--")) : args;
   const isHost = ours.includes("--host");
   const parsed = readArguments("run", args, OPTIONS, {
-    min: ours.some((word) => /^--(help|scenario)/.test(word)) ? 0 : 1,
+    min: ours.some((word) => /^--(help|scenario|replay)/.test(word)) ? 0 : 1,
     max: isHost ? MAX_ARGUMENTS : 1,
     what: isHost ? "a program and its arguments" : "one guest image",
   });
   if (parsed.flag("help")) {
     process.stdout.write(HELP);
     return 0;
+  }
+  const replay = parsed.text("replay");
+  if (replay !== undefined) {
+    const others = Object.keys(OPTIONS).filter((name) => name !== "replay" && (parsed.text(name) ?? parsed.flag(name)));
+    if (parsed.positionals.length > 0 || others.length > 0)
+      throw new UsageError(`run: with --replay nothing else is accepted; the rest stands in ${replay}`);
+    return runReplay(replay);
   }
   const scenario = parsed.text("scenario");
   if (scenario !== undefined) {

@@ -3,7 +3,7 @@
 import { fail, OWNER_NONE } from "../../hardware/index.ts";
 import { kernelCallers } from "../../kernel/index.ts";
 import type { ResidueCpu } from "../../residue/index.ts";
-import { type CpuTruth, PROPERTIES, type Violation } from "../properties/index.ts";
+import { type CpuTruth, describeViolation, PROPERTIES, type Violation } from "../properties/index.ts";
 import { type Configuration, kernelCommandLine } from "./configuration.ts";
 import { type CpuWords, cpuWords, heldWords, STRUCTURES } from "./cpu-words.ts";
 import { decodeInjection, decodeStart, type EventCode } from "./event-code.ts";
@@ -101,6 +101,8 @@ export class StoryTeller {
   readonly system: System;
   readonly explorer: EventExplorer;
   readonly names: KernelNames;
+  /** In words, or empty. */
+  readonly foundInSetUp: string;
   private readonly looked: ((cpu: ResidueCpu) => void) | undefined;
   private happenings: Happening[] = [];
   private step = 0;
@@ -118,6 +120,8 @@ export class StoryTeller {
     this.system = new System(configuration);
     this.explorer = new EventExplorer(this.system, configuration);
     const { check } = this.system;
+    const [first] = check.checker.violations;
+    this.foundInSetUp = first === undefined ? "" : describeViolation(first);
     // What was found while the processes set up what they need is judged anew by the first event.
     this.explorer.rewind(this.explorer.mark());
     this.names = new KernelNames(check.checker.view, check.truth.cpus);
@@ -275,7 +279,8 @@ export function tellStory(configuration: Configuration, found: Found): Story {
     finding = told.finding;
     if (finding !== undefined) break;
   }
-  const nothing: Finding = { signature: "", message: "nothing was found" };
+  const setUp = teller.foundInSetUp === "" ? "" : `, but while the processes set up what they need: ${teller.foundInSetUp}`;
+  const nothing: Finding = { signature: "", message: `nothing was found${setUp}` };
   const violation = teller.system.check.checker.violations[0];
   return {
     format: "cordon-story-1",
