@@ -1,20 +1,8 @@
 // A verdict in words and tables.
-import { decodeInjection, decodeStart, type EventCode, type Found, INJECTION_KINDS, operationNames, type Verdict } from "../lab/index.ts";
+import { eventText, type Found, operationNames, type Verdict } from "../lab/index.ts";
 import { table } from "./table.ts";
 
 const OUTCOMES = { proved: "proved within the bounds", refuted: "REFUTED", incomplete: "incomplete" } as const;
-
-/** One event: who does what, and what is injected where. */
-function eventText(names: readonly string[], code: EventCode): string {
-  const [start = 0, ...injections] = code;
-  const { cpu, operation } = decodeStart(start);
-  const injected = injections.map((one) => {
-    const { at, kind } = decodeInjection(one);
-    const name = INJECTION_KINDS[kind] ?? String(kind);
-    return name === "failure" ? `allocation ${at} fails` : `${name} before step ${at}`;
-  });
-  return `cpu ${cpu}: ${names[operation] ?? "?"}${injected.length === 0 ? "" : ` (${injected.join(", ")})`}`;
-}
 
 function foundText(names: readonly string[], { path, finding }: Found): string {
   const events = path.map((code, i) => `  ${i + 1}. ${eventText(names, code)}\n`).join("");

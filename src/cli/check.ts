@@ -14,8 +14,9 @@ import {
   searchIdentity,
   withFlags,
 } from "../lab/index.ts";
-import { readArguments } from "./arguments.ts";
+import { readArguments, wholeNumber } from "./arguments.ts";
 import { printCounterexample, replayCheck } from "./check-story.ts";
+import { checkTable } from "./check-table.ts";
 import { verdictText } from "./check-text.ts";
 import { checkWritable, readBytes } from "./files.ts";
 
@@ -35,6 +36,7 @@ ${CONFIGURATION_FLAGS.map((name) => `  --${`${name} VALUE`.padEnd(26)} changes t
   --replay FILE          executes the counterexample of a file again, and tells its story
   --out FILE             the first counterexample as such a file
   --story FILE           the first counterexample's story as JSON
+  --all-options          judges each option and each configuration instead, and writes the table to --out (default docs/verdicts.md)
   --list                 the configurations
 
 Exit status: 0 proved within the bounds; 1 a counterexample; 2 bad input; 3 incomplete (why, and what was covered, is said).
@@ -47,6 +49,7 @@ const OPTIONS = {
   save: "string",
   replay: "string",
   out: "string",
+  "all-options": "boolean",
   story: "string",
   list: "boolean",
   unreduced: "boolean",
@@ -74,6 +77,12 @@ export async function check(args: readonly string[]): Promise<number> {
   }
   const files = { replay: parsed.text("out"), story: parsed.text("story") };
   for (const file of [files.replay, files.story]) if (file !== undefined) checkWritable(file);
+  if (parsed.flag("all-options")) {
+    const file = parsed.text("out") ?? "docs/verdicts.md";
+    checkWritable(file);
+    const depth = wholeNumber("depth", parsed.text("depth"), 0, 0, 1000);
+    return checkTable(file, depth, wholeNumber("workers", parsed.text("workers"), 2, 1, 64));
+  }
   const configuration = withFlags(baseOf(parsed.positionals[0]), parsed.text);
   const findsAll = parsed.flag("all");
   const saveTo = parsed.text("save");

@@ -16,3 +16,12 @@ export { expectedOccurrences, missingOccurrences } from "./sometimes.ts";
 export { type Happening, type Story, type StoryEvent, tellStory } from "./story.ts";
 export { storyText } from "./story-text.ts";
 export { type EventChoice, type EventEnd, System } from "./system.ts";
+export {
+  eventText,
+  judgeAll,
+  OPTION_CONFIGURATIONS,
+  OPTION_SUBJECTS,
+  PRESET_CONFIGURATIONS,
+  PRESET_SUBJECTS,
+  tableText,
+} from "./verdict-table.ts";

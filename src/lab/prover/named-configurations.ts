@@ -104,3 +104,8 @@ const ALL: readonly Configuration[] = [
 /** By name. */
 export const CONFIGURATIONS: ReadonlyMap<string, Configuration> = new Map(ALL.map((one) => [one.name, one]));
 export const CONFIGURATION_NAMES: readonly string[] = [...CONFIGURATIONS.keys()];
+
+/** The configuration of that name, which there is. */
+export function namedOf(name: string): Configuration {
+  return CONFIGURATIONS.get(name) ?? fail(`no configuration ${name}`);
+}

@@ -41,7 +41,10 @@ test("a counterexample of S1 is reproduced with real code, its injection at the 
 test("what is not real says so: no such finding, a place that only the abstract machine has", () => {
   const other = real([[YIELD]]);
   equal(other.isReproduced, false);
-  match(other.why, /^it does not come again on the abstract machine either: nothing was found, but while the processes set up what they need: S1 /);
+  match(
+    other.why,
+    /^it does not come again on the abstract machine either: nothing was found, but while the processes set up what they need: S1 /,
+  );
   // The first steps of a system call are those of its entry stub: the finding comes without that injection, which is said.
   const inside = real([[YIELD], [RUN_GUEST, encodeInjection(3, NMI)]]);
   deepEqual([inside.isReproduced, inside.injected], [true, 0]);
