@@ -72,10 +72,15 @@ function generate() {
   writeFileSync(stamp, hash);
 }
 
-/** Node and tsc want imports to end in `.ts`, asc wants them without. */
+/** Node and tsc want imports to end in `.ts`, asc wants them without. A decorator of asc's stands in a comment, for others know none on functions. */
 function copyForCompiler(from, to) {
   mkdirSync(dirname(to), { recursive: true });
-  writeFileSync(to, readFileSync(from, "utf8").replace(/(from "\.[^"]*)\.ts"/g, '$1"'));
+  writeFileSync(
+    to,
+    readFileSync(from, "utf8")
+      .replace(/(from "\.[^"]*)\.ts"/g, '$1"')
+      .replace(/^\/\/ @inline$/gm, "@inline"),
+  );
 }
 
 function compile(gear) {

@@ -258,6 +258,54 @@ test("with PCIDs, NOFLUSH keeps both address spaces' translations; without it, t
   assert.equal(f.core.fields.word(CPU_CR3), 0x1000);
 });
 
+test("what several address spaces know of one page stays apart, and goes with each one's own invalidations", () => {
+  const f = new CoreFixture();
+  const PLACE = WINDOW + PAGE; // not of the same set as the pages of the program
+  const SPACES = 7; // more than the core keeps beside what is in use
+  f.map(1, P | W);
+  for (let n = 0; n <= SPACES; n++) f.view.setBigUint64(WINDOW_FRAMES + n * PAGE, BigInt(n), true);
+  f.core.fields.setWord(CPU_CR4, f.core.fields.word(CPU_CR4) + CR4_PCIDE);
+  f.core.functions.contextChanged();
+  const noflush = 1n << 63n;
+  const results = WINDOW_FRAMES + 9 * PAGE;
+  f.map(9, P | W, results);
+  const seen = () => Array.from({ length: SPACES }, (_, n) => Number(f.view.getBigUint64(results + n * 8, true)));
+  const lookAround = (a: Parameters<Parameters<CoreFixture["run"]>[0]>[0]) => {
+    for (let n = 0; n < SPACES; n++) {
+      a.mov(rcx, BigInt(0x1000 + n) | noflush).mov(cr3, rcx);
+      a.mov(rax, mem(PLACE)).mov(mem(WINDOW + 9 * PAGE + n * 8), rax);
+    }
+  };
+  f.run((a) => {
+    for (let n = 0; n < SPACES; n++) {
+      a.mov(rcx, WINDOW_FRAMES + n * PAGE + 3).mov(mem(CoreFixture.entries.page + 8), rcx);
+      a.mov(rcx, BigInt(0x1000 + n) | noflush)
+        .mov(cr3, rcx)
+        .mov(rax, mem(PLACE));
+    }
+    a.mov(rcx, WINDOW_FRAMES + SPACES * PAGE + 3).mov(mem(CoreFixture.entries.page + 8), rcx);
+    lookAround(a);
+    lookAround(a);
+    a.trap("done");
+  });
+  assert.deepEqual(seen(), [0, 1, 2, 3, 4, 5, 6], "nobody has invalidated anything");
+  // INVPCID type 0 of PCID 2, INVLPG in PCID 4, MOV CR3 without NOFLUSH to PCID 5.
+  f.view.setBigUint64(0x1a0000, 2n, true);
+  f.view.setBigUint64(0x1a0008, BigInt(PLACE), true);
+  f.run((a) => {
+    a.mov(rcx, 0x1001n | noflush).mov(cr3, rcx);
+    a.mov(r8, 0).invpcid(r8, mem(0x1a0000));
+    a.mov(rcx, 0x1004n | noflush)
+      .mov(cr3, rcx)
+      .invlpg(mem(PLACE));
+    a.mov(rcx, 0x1005).mov(cr3, rcx);
+    lookAround(a);
+    lookAround(a);
+    a.trap("done");
+  });
+  assert.deepEqual(seen(), [0, 1, 7, 3, 7, 7, 6]);
+});
+
 test("INVPCID of another PCID's address leaves ours, and of all contexts takes global ones too", () => {
   const f = new CoreFixture();
   f.map(0, P | W | G);

@@ -46,6 +46,8 @@ import {
   SOFT_ADDEND,
   SOFT_BYTES,
   SOFT_EXECUTE,
+  SOFT_KEPT_REGION,
+  SOFT_KEPT_WAYS,
   SOFT_TLB_ENTRIES,
   SOFT_TLB_REGION,
   SOFT_WRITE,
@@ -90,6 +92,11 @@ export function findBlock(va: i64, step: bool): u32 {
   }
   const host = hostAddress(va, ACCESS_EXECUTE, load<u64>(CPU_GENERATION));
   if (host === 0) return 0;
+  if (!step) {
+    // Now that the soft TLB knows the page again, perhaps.
+    const known = lookUpJump(va);
+    if (known !== 0 && load<u16>(known, UOP_OP) !== OP_STALE) return known;
+  }
   const pc = blockAt(va, host, step);
   if (pc !== 0 && !step) remember(va, pc);
   return pc;
@@ -136,14 +143,20 @@ export function nextPagePhysical(): f64 {
   return host === 0 || isBounce(host) ? -1 : (physicalOf(host) as f64);
 }
 
+// @inline
 export function frameHasCode(pa: u64): bool {
   return load<u64>(FRAME_LINES_REGION + ((pa >> 12) as u32) * 8) !== 0;
 }
 
 /** A frame got its first block: writes to it must take the slow path from now on, under whatever address. */
 function dropWriteTags(frame: u32): void {
-  for (let n: u32 = 0; n < (SOFT_TLB_ENTRIES as u32); n++) {
-    const entry = SOFT_TLB_REGION + n * SOFT_BYTES;
+  dropWriteTagsIn(SOFT_TLB_REGION, SOFT_TLB_ENTRIES, frame);
+  dropWriteTagsIn(SOFT_KEPT_REGION, SOFT_TLB_ENTRIES * SOFT_KEPT_WAYS, frame);
+}
+
+function dropWriteTagsIn(region: u32, entries: u32, frame: u32): void {
+  for (let n: u32 = 0; n < entries; n++) {
+    const entry = region + n * SOFT_BYTES;
     const tag = load<u64>(entry, SOFT_WRITE);
     if (tag === u64.MAX_VALUE) continue;
     const host = ((tag as u32) & 0xfffff000) + load<u32>(entry, SOFT_ADDEND);

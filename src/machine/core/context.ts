@@ -2,6 +2,7 @@
 // paging-control bits, privilege). Soft-TLB and jump-cache tags carry it, so that a switch of address space or privilege costs one
 // store and no flush. A generation is never used again for something else until all soft translations are discarded.
 import { AC } from "./flags.ts";
+import { discardKept, dropKeptPage, forgetInside } from "./kept.ts";
 import {
   CODE_16,
   CODE_32,
@@ -31,6 +32,8 @@ import {
   CPU_SEG_LIMIT,
   CPU_VPID,
   GENERATION_STEP,
+  LIVE_GENERATIONS_REGION,
+  LIVE_GENERATIONS_REGION_BYTES,
   MAX_CONTEXTS,
   MODE_SUPERVISOR,
   MODE_SUPERVISOR_AC,
@@ -41,11 +44,8 @@ import {
   SEG_SS,
   SHARED_NEXT_GENERATION,
   SOFT_BYTES,
-  SOFT_EXECUTE,
-  SOFT_READ,
   SOFT_TLB_ENTRIES,
   SOFT_TLB_REGION,
-  SOFT_WRITE,
 } from "./layout.gen.ts";
 
 export const CR0_PE: u64 = 1;
@@ -109,6 +109,8 @@ export function refreshContext(): void {
   // All probes taken: the one whose turn it is gives way. Its generations are not used again, so nothing stale can match.
   if (free === 0)
     free = CONTEXTS_REGION + ((start + (load<u32>(SHARED_NEXT_GENERATION) & (PROBES - 1))) & (MAX_CONTEXTS - 1)) * CONTEXT_BYTES;
+  // A free one has base 0, which no context ever has.
+  setLive(load<u32>(free, CONTEXT_BASE), false);
   let base = load<u32>(SHARED_NEXT_GENERATION);
   if (base >= LAST_GENERATION) {
     discardSoftTranslations();
@@ -119,8 +121,13 @@ export function refreshContext(): void {
   store<u64>(free, eptp, CONTEXT_KEY_EPTP);
   store<u32>(free, word, CONTEXT_KEY_MODE);
   store<u32>(free, base, CONTEXT_BASE);
+  setLive(base, true);
   store<u32>(CPU_CONTEXT_BASE, base);
   refreshMode();
+}
+
+function setLive(base: u32, isLive: bool): void {
+  store<u8>(LIVE_GENERATIONS_REGION + base / GENERATION_STEP, isLive ? 1 : 0);
 }
 
 /** Access rights as in the VMCS: type in bits 3:0, unusable in bit 16. */
@@ -176,6 +183,8 @@ export function hostGeneration(va: i64): u64 {
 export function discardSoftTranslations(): void {
   memory.fill(CONTEXTS_REGION, 0, MAX_CONTEXTS * CONTEXT_BYTES);
   memory.fill(SOFT_TLB_REGION, 0xff, SOFT_TLB_ENTRIES * SOFT_BYTES);
+  memory.fill(LIVE_GENERATIONS_REGION, 0, LIVE_GENERATIONS_REGION_BYTES);
+  discardKept();
   store<u32>(SHARED_NEXT_GENERATION, GENERATION_STEP);
 }
 
@@ -186,22 +195,17 @@ export function retireContexts(pcid: i32): void {
     if (load<u32>(entry, CONTEXT_BASE) === 0) continue;
     if ((load<u32>(entry, CONTEXT_KEY_MODE) & 0xff) !== load<u32>(CPU_CPU_ID)) continue;
     if (pcid >= 0 && ((load<u64>(entry, CONTEXT_KEY_CR3) as i32) & 0xfff) !== pcid) continue;
+    setLive(load<u32>(entry, CONTEXT_BASE), false);
     store<u32>(entry, 0, CONTEXT_BASE);
   }
 }
 
 /** Drops what the soft TLB holds of one page of `shift` (12, 21, 30), whatever the context. */
 export function dropSoftPage(page: u64, shift: u32): void {
+  dropKeptPage(page, shift);
   if (shift === 12) {
-    dropIfInside(SOFT_TLB_REGION + (((page >> 12) as u32) & (SOFT_TLB_ENTRIES - 1)) * SOFT_BYTES, page, 12);
+    forgetInside(SOFT_TLB_REGION + (((page >> 12) as u32) & (SOFT_TLB_ENTRIES - 1)) * SOFT_BYTES, page, 12);
     return;
   }
-  for (let n: u32 = 0; n < (SOFT_TLB_ENTRIES as u32); n++) dropIfInside(SOFT_TLB_REGION + n * SOFT_BYTES, page, shift);
-}
-
-function dropIfInside(entry: u32, page: u64, shift: u32): void {
-  const number = page >> shift;
-  if (load<u64>(entry, SOFT_READ) >> shift === number) store<i64>(entry, -1, SOFT_READ);
-  if (load<u64>(entry, SOFT_WRITE) >> shift === number) store<i64>(entry, -1, SOFT_WRITE);
-  if (load<u64>(entry, SOFT_EXECUTE) >> shift === number) store<i64>(entry, -1, SOFT_EXECUTE);
+  for (let n: u32 = 0; n < (SOFT_TLB_ENTRIES as u32); n++) forgetInside(SOFT_TLB_REGION + n * SOFT_BYTES, page, shift);
 }

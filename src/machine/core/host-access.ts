@@ -7,6 +7,7 @@ import { commitBounceAs, findForRead, slowReadForWriteAs, softEntry } from "./me
 import { portHostAccess } from "./port.gen.ts";
 
 /** Host address to read from; 0 with ACCESS_STATUS set. */
+// @inline
 function forRead(va: i64, bytes: u32): u32 {
   const entry = softEntry(va);
   const page = ((va + (bytes as i64) - 1) & ~0xfff) as u64;
@@ -19,6 +20,7 @@ function forRead(va: i64, bytes: u32): u32 {
 }
 
 /** Host address for a read-modify-write; 0 with ACCESS_STATUS set. */
+// @inline
 function forWrite(va: i64, bytes: u32): u32 {
   const entry = softEntry(va);
   const page = ((va + (bytes as i64) - 1) & ~0xfff) as u64;
@@ -29,6 +31,7 @@ function forWrite(va: i64, bytes: u32): u32 {
   return host;
 }
 
+// @inline
 function settle(host: u32, va: i64, bytes: u32): void {
   if (host === BOUNCE_REGION) commitBounceAs(va, bytes, hostGeneration(va));
 }
@@ -71,6 +74,7 @@ export function loadNumber(address: f64): f64 {
   return load<i64>(host) as f64;
 }
 
+// @inline
 function storeBytes(address: f64, bytes: u32, value: i64): void {
   const va = address as i64;
   const host = forWrite(va, bytes);

@@ -20,21 +20,25 @@ import {
 } from "./layout.gen.ts";
 import { translate } from "./mmu.ts";
 import { hostOf, isBounce, isInstalled, physicalOf } from "./physical.ts";
-import { portHostAccess, portSlowStore } from "./port.gen.ts";
+import { portHostAccess, portKeep, portRecall, portSlowStore } from "./port.gen.ts";
 
 const PAGE_MASK: i64 = 0xfff;
 
+// @inline
 export function softEntry(va: i64): u32 {
   return SOFT_TLB_REGION + (((va >> 12) as u32) & (SOFT_TLB_ENTRIES - 1)) * SOFT_BYTES;
 }
 
 /** Mode bits of a generation. */
+// @inline
 function modeOf(generation: u64): u32 {
   return (generation as u32) & 3;
 }
 
 /** Host address for one access inside one page by the context of `generation`, or 0 with a fault recorded. Fills the soft TLB. */
 export function hostAddress(va: i64, access: i32, generation: u64): u32 {
+  const front = softEntry(va);
+  if (portRecall(front, ((va & ~PAGE_MASK) as u64) | generation, access)) return (va as u32) + load<u32>(front, SOFT_ADDEND);
   const pa = translate(va, access, modeOf(generation));
   if (pa < 0) return 0;
   if (!isInstalled(pa as u64)) {
@@ -51,7 +55,9 @@ function fillSoft(va: i64, access: i32, host: u32, generation: u64): void {
   const entry = softEntry(va);
   const tag = ((va & ~PAGE_MASK) as u64) | generation;
   const addend = host - (va as u32);
-  if (load<u32>(entry, SOFT_ADDEND) !== addend || !holds(entry, tag)) {
+  const isHeld = holds(entry, tag);
+  if (!isHeld) portKeep(entry);
+  if (load<u32>(entry, SOFT_ADDEND) !== addend || !isHeld) {
     store<i64>(entry, -1, SOFT_READ);
     store<i64>(entry, -1, SOFT_WRITE);
     store<i64>(entry, -1, SOFT_EXECUTE);
@@ -69,6 +75,7 @@ function holds(entry: u32, tag: u64): bool {
   return load<u64>(entry, SOFT_READ) === tag || load<u64>(entry, SOFT_WRITE) === tag || load<u64>(entry, SOFT_EXECUTE) === tag;
 }
 
+// @inline
 function crosses(va: i64, bytes: u32): bool {
   return ((va as u32) & 0xfff) + bytes > 4096;
 }

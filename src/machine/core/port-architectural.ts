@@ -3,6 +3,7 @@
 
 import { siteOf } from "./blocks.ts";
 import { execute } from "./execute-architectural.gen.ts";
+import { keep, recall } from "./kept.ts";
 import {
   CPU_BUDGET,
   CPU_CYCLES,
@@ -20,6 +21,7 @@ import {
   LEAVE_STEPPED,
   MAX_BLOCK_INSTRUCTIONS,
   SITE_INDEX,
+  SOFT_READ,
 } from "./layout.gen.ts";
 
 /** Longest uninterrupted stay in the executor: V8 replaces code by its optimized form only when a function is entered. */
@@ -104,4 +106,16 @@ export function portSerialize(): void {
 /** Another logical CPU became the active one. */
 export function portSelectCpu(_number: u32): void {
   // No caches here.
+}
+
+/** The soft TLB's `entry` does not match: true when the translation with `tag` was kept and now stands there for `access`. */
+export function portRecall(entry: u32, tag: u64, access: i32): bool {
+  const at = entry + ((access as u32) << 3);
+  if (load<u64>(at, SOFT_READ) === tag) return true;
+  return recall(entry, tag) && load<u64>(at, SOFT_READ) === tag;
+}
+
+/** `entry` of the soft TLB is about to serve another page or context. */
+export function portKeep(entry: u32): void {
+  keep(entry);
 }

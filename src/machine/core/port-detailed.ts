@@ -188,3 +188,13 @@ export function portSerialize(): void {
 export function portSelectCpu(number: u32): void {
   selectCore(number);
 }
+
+/** Nothing is kept: what the modelled TLB is asked decides what it remembers. */
+export function portRecall(_entry: u32, _tag: u64, _access: i32): bool {
+  return false;
+}
+
+/** The same. */
+export function portKeep(_entry: u32): void {
+  // See portRecall().
+}

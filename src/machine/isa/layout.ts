@@ -284,6 +284,10 @@ export const records: readonly LayoutRecord[] = [
 ];
 
 export const SOFT_TLB_ENTRIES = 1024;
+/** Translations that were displaced from one entry of the soft TLB and are kept. A power of two. */
+export const SOFT_KEPT_WAYS = 4;
+/** One for every four values of a generation. */
+export const GENERATIONS = 1024;
 export const JUMP_CACHE_ENTRIES = 4096;
 export const MAX_TLB_ENTRIES = 2048;
 export const MAX_CONTEXTS = 64;
@@ -297,6 +301,13 @@ export const regions: readonly Region[] = [
   { name: "SHARED", bytes: 4 * KIB, align: 4096, comment: "SHARED_* fields: of the machine, not of a CPU" },
   { name: "BOUNCE", bytes: 4 * KIB, align: 4096, comment: "an access that crosses a page is assembled here" },
   { name: "SOFT_TLB", bytes: SOFT_TLB_ENTRIES * 32, align: 4096, comment: "" },
+  {
+    name: "SOFT_KEPT",
+    bytes: SOFT_TLB_ENTRIES * SOFT_KEPT_WAYS * 32,
+    align: 4096,
+    comment: "per soft-TLB entry: what was displaced from it by other contexts (architectural gear)",
+  },
+  { name: "LIVE_GENERATIONS", bytes: GENERATIONS, align: 4096, comment: "one byte per context generation: 1 while a context has it" },
   { name: "JUMP_CACHE", bytes: JUMP_CACHE_ENTRIES * 16, align: 4096, comment: "" },
   { name: "CONTEXTS", bytes: MAX_CONTEXTS * 32, align: 4096, comment: "" },
   { name: "TLB", bytes: MAX_TLB_ENTRIES * 32 * MAX_CPUS, align: 4096, comment: "modelled TLBs, one per logical CPU" },
@@ -561,6 +572,7 @@ export const constants: readonly ConstantGroup[] = [
     comment: "Sizes.",
     values: [
       ["SOFT_TLB_ENTRIES", SOFT_TLB_ENTRIES, ""],
+      ["SOFT_KEPT_WAYS", SOFT_KEPT_WAYS, "per soft-TLB entry"],
       ["JUMP_CACHE_ENTRIES", JUMP_CACHE_ENTRIES, ""],
       ["MAX_TLB_ENTRIES", MAX_TLB_ENTRIES, "per logical CPU"],
       ["MAX_CONTEXTS", MAX_CONTEXTS, ""],
