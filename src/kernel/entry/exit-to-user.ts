@@ -6,7 +6,7 @@ import { archDoSignalOrRestart } from "../linux/do-signal.ts";
 import { vmscapeExitToUser } from "../mitigations/vmscape.ts";
 import { tryToFreeze } from "../power/freezer.ts";
 import { current } from "../sched/current.ts";
-import { schedule } from "../sched/schedule.ts";
+import { finishSchedule, schedule } from "../sched/schedule.ts";
 import { TaskStruct } from "../sched/task-struct.ts";
 import { TRACE_USER_RETURN, trace } from "../trace.ts";
 
@@ -29,7 +29,7 @@ export function exitToUserModePrepare(isSyscall: boolean, decide?: () => void): 
       // What ran so far is over: when the task goes on, here or on another CPU, none of it is run again.
       cpu.cutPoint(isSyscall ? resumeSyscallExit : resumeInterruptExit);
       // Step by step what those do: the path may be suspended at any of them. So `decide` is not asked: IRET is always right.
-      schedule();
+      schedule(isSyscall ? finishSyscallExit : finishInterruptExit);
       exitToUserModePrepare(isSyscall);
       return;
     }
@@ -44,13 +44,25 @@ export function exitToUserModePrepare(isSyscall: boolean, decide?: () => void): 
 
 /** What a task goes on with that was switched away at the end of a system call, or before its first user code. It leaves by IRET. */
 function resumeSyscallExit(): void {
-  schedule();
+  schedule(finishSyscallExit);
+  exitToUserModePrepare(true);
+}
+
+/** The same when the switch itself has come. */
+function finishSyscallExit(): void {
+  finishSchedule();
   exitToUserModePrepare(true);
 }
 
 /** The same at the end of an interrupt or exception of user mode: the rest of idtentry(). */
 function resumeInterruptExit(): void {
-  schedule();
+  schedule(finishInterruptExit);
+  exitToUserModePrepare(false);
+  asiIntrExit();
+}
+
+function finishInterruptExit(): void {
+  finishSchedule();
   exitToUserModePrepare(false);
   asiIntrExit();
 }

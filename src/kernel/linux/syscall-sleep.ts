@@ -1,11 +1,11 @@
 // System calls that sleep. What a call waits for stands in memory (its arguments in pt_regs, its progress in the task), so it need not
 // keep its path: it puts the task on a queue and returns SLEEP; the caller of the table gives up the CPU at a cut point and calls again.
-// So a sleeping task has an empty log: it costs nothing to bring back, and may be woken on another CPU (law 3).
+// So a sleeping task has nearly no log: it costs nothing to bring back, and may be woken on another CPU (law 3).
 import { cpu, NULL } from "../../hardware/index.ts";
 import { PtRegs, taskPtRegs } from "../entry/pt-regs.ts";
 import { dispatchSyscall, syscallExit } from "../entry/syscall.ts";
 import { current } from "../sched/current.ts";
-import { schedule } from "../sched/schedule.ts";
+import { finishSchedule, schedule } from "../sched/schedule.ts";
 import { TASK_RUNNING, TaskStruct } from "../sched/task-struct.ts";
 import { finishWait } from "../sched/wait-queue.ts";
 import { SLEEP, SYSCALL_IS_OVER } from "./syscall-results.ts";
@@ -28,11 +28,21 @@ export function finishSyscall(result: number): number {
 
 /** Root of a path that slept in a system call. */
 function resumeSyscall(): void {
-  schedule();
+  schedule(resumeSwitchedSyscall);
+  repeatCall();
+}
+
+/** The same when it slept in the switch itself, as nearly all do. */
+function resumeSwitchedSyscall(): void {
+  finishSchedule();
+  repeatCall();
+}
+
+function repeatCall(): void {
   let result = callAgain();
   while (result === SLEEP) {
     cpu.cutPoint(resumeSyscall);
-    schedule();
+    schedule(resumeSwitchedSyscall);
     result = callAgain();
   }
   syscallExit(result);

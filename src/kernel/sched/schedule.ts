@@ -1,5 +1,5 @@
 // Switching tasks. Kernel code is never preempted: a task gives up the CPU here, on its way to user mode, in the vCPU loop, or to wait.
-import { addVirt, cpu, NULL, type Ptr } from "../../hardware/index.ts";
+import { addVirt, assert, cpu, NULL, type PathRoot, type Ptr } from "../../hardware/index.ts";
 import { switchRestricted } from "../asi/asi-options.ts";
 import { asiExit } from "../asi/asi-transition.ts";
 import { loadSp0 } from "../entry/descriptor-tables.ts";
@@ -41,9 +41,11 @@ export function setCurrentState(state: number): void {
 
 /**
  * Gives up the CPU: to the next runnable task, or to the idle task (kernel: `schedule()`). A task that is not TASK_RUNNING stays off
- * the queue until somebody wakes it. Process context; not while restricted in a critical section.
+ * the queue until somebody wakes it. Process context; not while restricted in a critical section. With `resume` the path is cut before the
+ * switch, so that it need not be run again when the task goes on: `resume` begins with finishSchedule() and does what the caller does behind
+ * this call to the end of the event. Then: interrupts on, not inside a nested handler.
  */
-export function schedule(): void {
+export function schedule(resume?: PathRoot): void {
   const flags = localIrqSave();
   const prev = current();
   const task = TaskStruct.at(prev);
@@ -57,9 +59,32 @@ export function schedule(): void {
   }
   const picked = pickNextTask(rq);
   const next = picked === NULL ? rq.idle : picked;
-  if (next === prev) spinUnlock(rq.lock);
-  else contextSwitch(rq, prev, next);
+  if (next === prev) {
+    spinUnlock(rq.lock);
+    localIrqRestore(flags);
+    return;
+  }
+  prepareSwitch(rq, prev, next);
+  if (resume !== undefined) {
+    assert(flags !== 0, () => "a path is to be cut in schedule(), and interrupts are off: what would they be afterwards?");
+    cpu.cutPoint(resume);
+    finishSchedule();
+    return;
+  }
+  switchTasks();
   localIrqRestore(flags);
+}
+
+/** The rest of schedule() behind its cut point: the switch, and when the task goes on, interrupts on. */
+export function finishSchedule(): void {
+  switchTasks();
+  cpu.enableInterrupts();
+}
+
+/** The stack switch that prepareSwitch() made ready (kernel: `switch_to()`). */
+function switchTasks(): void {
+  cpu.switchTo("__switch_to_asm", thisRq().prev, current());
+  finishTaskSwitch();
 }
 
 /** True when the running task wants to go on; a signal ends a sleep before it begins (kernel: `signal_pending_state()`). */
@@ -72,8 +97,8 @@ function isStaying(task: TaskStruct): boolean {
   return true;
 }
 
-/** Interrupts off, the queue's lock held; the next task drops it (kernel: `context_switch()`). */
-function contextSwitch(rq: RunQueue, prev: Ptr<"task_struct">, next: Ptr<"task_struct">): void {
+/** Interrupts off, the queue's lock held; the next task drops it (kernel: `context_switch()` up to `switch_to()`). */
+function prepareSwitch(rq: RunQueue, prev: Ptr<"task_struct">, next: Ptr<"task_struct">): void {
   const from = TaskStruct.at(prev);
   const to = TaskStruct.at(next);
   const { mm } = to;
@@ -108,8 +133,6 @@ function contextSwitch(rq: RunQueue, prev: Ptr<"task_struct">, next: Ptr<"task_s
   topOfStack.set(top);
   loadSp0(top);
   programTick(rq, to.flags);
-  cpu.switchTo("__switch_to_asm", prev, next);
-  finishTaskSwitch();
 }
 
 /** First act of a task that was switched to (kernel: `finish_task_switch()`, `schedule_tail()`). */
