@@ -63,10 +63,12 @@ class Table implements Undoable {
   readonly entries = new Map<number, Translation>();
   readonly sum = new StateHash();
   private readonly place: number;
+  private readonly pcid: number;
   private readonly owner: Translations;
 
-  constructor(place: number, owner: Translations) {
+  constructor(place: number, pcid: number, owner: Translations) {
     this.place = place;
+    this.pcid = pcid;
     this.owner = owner;
   }
 
@@ -80,7 +82,7 @@ class Table implements Undoable {
 
   undo(k: number, old: unknown): void {
     this.swap(k, old as Translation | undefined); // as put() told it
-    this.owner.dropFront();
+    this.owner.dropEntry(k, this.pcid);
   }
 
   addTo(hash: StateHash): void {
@@ -173,7 +175,7 @@ export class Translations implements Undoable {
         const k = key(va, level);
         if (!table.entries.has(k)) continue;
         table.put(k, undefined);
-        this.dropFront();
+        this.dropEntry(k, id);
       }
     }
   }
@@ -243,6 +245,13 @@ export class Translations implements Undoable {
     for (const table of this.tables.values()) table.addTo(hash);
   }
 
+  /** The entry `k` of a PCID has changed: what the cache has for its page is dropped, or everything if it may concern more pages. */
+  dropEntry(k: number, pcid: number): void {
+    const page = Math.floor(k / 4);
+    if (pcid === GLOBAL || k - page * 4 !== 1) this.dropFront();
+    else this.frontPage[(page ^ (pcid << 6)) & (FRONT - 1)] = NO_PAGE;
+  }
+
   dropFront(): void {
     this.generation = (this.generation + 1) | 0;
   }
@@ -250,7 +259,7 @@ export class Translations implements Undoable {
   private tableOf(pcid: number): Table {
     let table = this.tables.get(pcid);
     if (table === undefined) {
-      table = new Table(combine(this.place, pcid), this);
+      table = new Table(combine(this.place, pcid), pcid, this);
       this.tables.set(pcid, table);
       this.changed(this, pcid, undefined);
     }

@@ -91,16 +91,16 @@ export function pushNoError(): VirtAddr {
 export function saveRegisters(frame: VirtAddr): void {
   const regs = addVirt(frame, -8 * RESTORE_CODES.length);
   setStackPointer(regs);
-  for (const [i, code] of RESTORE_CODES.entries()) {
-    const low = cpu.readRegister(code);
+  for (let i = 0; i < RESTORE_CODES.length; i++) {
+    const low = cpu.readRegister(RESTORE_CODES[i] ?? 0);
     cpu.store64(addVirt(regs, 8 * i), low, cpu.high);
   }
 }
 
 /** Loads the general registers from the pt_regs at `regs`; RSP stays. */
 export function restoreRegisters(regs: VirtAddr): void {
-  for (const [i, code] of RESTORE_CODES.entries()) {
+  for (let i = 0; i < RESTORE_CODES.length; i++) {
     const low = cpu.load64(addVirt(regs, 8 * i));
-    cpu.writeRegister(code, low, cpu.high);
+    cpu.writeRegister(RESTORE_CODES[i] ?? 0, low, cpu.high);
   }
 }

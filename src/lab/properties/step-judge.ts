@@ -28,7 +28,9 @@ const WINDOW_STEPS = 40;
 const KEPT = 2;
 const WAS_RESTRICTED = 1;
 const IS_RESTRICTED = 2;
-const WINDOW_SHIFT = 2;
+/** Nothing had changed since the last judgement. */
+const IS_JUDGED = 4;
+const WINDOW_SHIFT = 3;
 
 interface CpuMemory {
   /** Steps inside the present enter or exit window; 0 outside. */
@@ -67,8 +69,11 @@ export class StepJudge {
   /** What is under way on each CPU, for a mark. */
   keep(into: number[]): void {
     for (const cpu of this.truth.cpus) {
-      const { window, windowDepth, wasRestricted, isRestricted } = this.of(cpu);
-      into.push((window << WINDOW_SHIFT) | (wasRestricted ? WAS_RESTRICTED : 0) | (isRestricted ? IS_RESTRICTED : 0), windowDepth);
+      const memory = this.of(cpu);
+      const { window, windowDepth, wasRestricted, isRestricted } = memory;
+      const flags =
+        (wasRestricted ? WAS_RESTRICTED : 0) | (isRestricted ? IS_RESTRICTED : 0) | (this.isJudged(cpu, memory) ? IS_JUDGED : 0);
+      into.push((window << WINDOW_SHIFT) | flags, windowDepth);
     }
   }
 
@@ -82,8 +87,12 @@ export class StepJudge {
       memory.wasRestricted = (word & WAS_RESTRICTED) !== 0;
       memory.isRestricted = (word & IS_RESTRICTED) !== 0;
       memory.windowDepth = from[next + 1] ?? 0;
-      memory.watched = Number.NaN;
-      memory.cr3 = -1;
+      // What was judged before the mark is judged: the machine is what it was then.
+      const isJudged = (word & IS_JUDGED) !== 0;
+      memory.watched = isJudged ? (this.truth.watch?.watchedChanges ?? Number.NaN) : Number.NaN;
+      memory.cr3 = isJudged ? cpu.cr3 : -1;
+      memory.contents = cpu.contents;
+      memory.stamp.fill(Number.NaN);
       next += KEPT;
     }
     return next;
@@ -92,10 +101,14 @@ export class StepJudge {
   /** As step(), where nothing has changed since that would be judged; undefined: something may have. */
   known(cpu: CpuTruth): boolean | undefined {
     const memory = this.cpus[cpu.id];
-    if (memory === undefined || memory.watched !== this.truth.watch?.watchedChanges) return undefined;
-    if (memory.cr3 !== cpu.cr3 || memory.contents !== cpu.contents || memory.window !== 0) return undefined;
+    if (memory === undefined || memory.window !== 0 || !this.isJudged(cpu, memory)) return undefined;
     if (memory.isRestricted && cpu.depth > 0 && this.view.nestDepth(cpu) > 0) this.entries.sawNesting(cpu);
     return !memory.isRestricted;
+  }
+
+  /** Nothing has changed since the last judgement. */
+  private isJudged(cpu: CpuTruth, memory: CpuMemory): boolean {
+    return memory.watched === this.truth.watch?.watchedChanges && memory.cr3 === cpu.cr3 && memory.contents === cpu.contents;
   }
 
   /** The frame is no domain's root any more. */
