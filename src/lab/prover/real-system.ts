@@ -68,6 +68,8 @@ export class RealSystem {
   private wanted: readonly string[] | undefined;
   /** Processes whose text trains. */
   private armed = 0;
+  /** Somebody who looked at the steps of the event wanted no more of it. */
+  private isStopped = false;
   private interruptsGuest: "irq" | "nmi" | undefined;
 
   constructor(configuration: Configuration) {
@@ -132,12 +134,12 @@ export class RealSystem {
   settle(tasks: readonly string[]): boolean {
     this.wanted = tasks;
     for (let turns = 0; turns < SETTLE_TURNS; turns++) {
-      const cpu = this.machine.cpus.find(({ id }) => !this.atDecision.has(id) && !this.isIdle(id));
-      if (cpu === undefined) {
+      const busy = this.machine.cpus.filter(({ id }) => !this.atDecision.has(id) && !this.isIdle(id));
+      if (busy.length === 0) {
         this.wanted = undefined;
         return this.machine.cpus.every(({ id }) => this.task(id) === tasks[id]);
       }
-      this.machine.turn(cpu.id, TURN_CYCLES);
+      for (const { id } of busy) this.machine.turn(id, TURN_CYCLES);
     }
     return false;
   }
@@ -182,10 +184,14 @@ export class RealSystem {
 
   /** Lets the CPU run until its process decides again, it has nothing to do, or it waits for another CPU. */
   runEvent(index: number): void {
+    const cpu = this.machine.cpus[index] ?? fail(`no cpu ${index}`);
     this.atDecision.delete(index);
+    this.isStopped = false;
     for (let turns = 0; turns < EVENT_TURNS; turns++) {
-      const end = this.machine.turn(cpuId(index), TURN_CYCLES);
-      if (end !== undefined || this.atDecision.has(index) || this.isIdle(index)) break;
+      this.machine.turn(cpuId(index), TURN_CYCLES);
+      // What interrupts a process at its decision is handled first.
+      const stands = this.atDecision.has(index) && !cpu.hasPath && this.machine.inspection.isInUserMode(index);
+      if (this.isStopped || stands || this.isIdle(index)) break;
     }
     this.kernelSide.choose(this.machine.memory, index, 0);
     this.kernelSide.setSensitive(this.machine.memory, false);
@@ -205,6 +211,7 @@ export class RealSystem {
 
   /** The running event goes no further now; its path goes on from there at the next. */
   stop(): void {
+    this.isStopped = true;
     this.machine.stop({ kind: "idle" });
   }
 
@@ -231,7 +238,7 @@ export class RealSystem {
       this.kernelSide.choose(this.machine.memory, id, chosen);
       if (chosen !== 0) return inner(view);
       this.atDecision.add(id);
-      this.stop();
+      this.machine.stop({ kind: "idle" });
       return TRAIN;
     };
   }
