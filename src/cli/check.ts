@@ -15,6 +15,7 @@ import {
   withFlags,
 } from "../lab/index.ts";
 import { readArguments, wholeNumber } from "./arguments.ts";
+import { checkDifference } from "./check-difference.ts";
 import { printCounterexample, replayCheck } from "./check-story.ts";
 import { checkTable } from "./check-table.ts";
 import { verdictText } from "./check-text.ts";
@@ -36,6 +37,7 @@ ${CONFIGURATION_FLAGS.map((name) => `  --${`${name} VALUE`.padEnd(26)} changes t
   --replay FILE          executes the counterexample of a file again, and tells its story
   --out FILE             the first counterexample as such a file
   --story FILE           the first counterexample's story as JSON
+  --diff "A" --with "B"  compares two presets or kernel command lines: what each operation costs, which properties are lost
   --all-options          judges each option and each configuration instead, and writes the table to --out (default docs/verdicts.md)
   --list                 the configurations
 
@@ -50,6 +52,8 @@ const OPTIONS = {
   replay: "string",
   out: "string",
   "all-options": "boolean",
+  diff: "string",
+  with: "string",
   story: "string",
   list: "boolean",
   unreduced: "boolean",
@@ -84,6 +88,12 @@ export async function check(args: readonly string[]): Promise<number> {
     return checkTable(file, depth, wholeNumber("workers", parsed.text("workers"), 2, 1, 64));
   }
   const configuration = withFlags(baseOf(parsed.positionals[0]), parsed.text);
+  const [one, other] = [parsed.text("diff"), parsed.text("with")];
+  if (one !== undefined || other !== undefined) {
+    if (one === undefined || other === undefined)
+      throw new UsageError("check: --diff and --with belong together: two presets or kernel command lines");
+    return checkDifference(configuration, one, other);
+  }
   const findsAll = parsed.flag("all");
   const saveTo = parsed.text("save");
   if (saveTo !== undefined) checkWritable(saveTo);

@@ -2,6 +2,7 @@ export { loadSearch } from "./checkpoint.ts";
 export { type Configuration, kernelCommandLine } from "./configuration.ts";
 export { CONFIGURATION_FLAGS, namedConfiguration, parseConfiguration, withFlags } from "./configuration-file.ts";
 export { checkSchema } from "./configuration-schema.ts";
+export { judgeSide, type OperationCost, type Side } from "./difference.ts";
 export { decodeInjection, decodeStart, type EventCode } from "./event-code.ts";
 export { EventExplorer } from "./event-explorer.ts";
 export { INJECTION_KINDS, type InjectionKind } from "./injection.ts";

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Configuration } from "./configuration.ts";
 import { namedOf } from "./named-configurations.ts";
-import { prove, type ProveOptions, type Verdict } from "./prove.ts";
+import { type ProveOptions, prove, type Verdict } from "./prove.ts";
 
 async function whole(configuration: Configuration, options: ProveOptions = {}): Promise<Verdict> {
   const verdict = await prove({ ...configuration, workers: 1 }, options);
