@@ -31,6 +31,7 @@ export function verdictText(verdict: Verdict): string {
     ["memory of the search", `${Math.ceil(result.bytes / 2 ** 20)} MiB, ${Math.round(result.bytes / result.states)} bytes a state`],
     ["a state was overlooked", `with a probability below ${collision.toExponential(1)} (64-bit hashes)`],
   ] as const;
+  const before = verdict.foundBefore.map((message) => `\nwhile the processes set up: ${message}\n`).join("");
   const found = result.found.map((one) => foundText(names, one)).join("");
-  return `${name}: ${OUTCOMES[outcome]}${why === "" ? "" : `: ${why}`}\n\n${table(["", ""], rows)}\n${found}`;
+  return `${name}: ${OUTCOMES[outcome]}${why === "" ? "" : `: ${why}`}\n\n${table(["", ""], rows)}\n${before}${found}`;
 }

@@ -71,6 +71,8 @@ export class EventExplorer implements Explorable {
   /** Of the handler that was injected last: how deep the path was before it. */
   private handlerDepth = Number.POSITIVE_INFINITY;
   private readonly footprint: Footprint;
+  /** What was violated while the processes set up, before anything is explored. */
+  readonly foundBefore: readonly string[];
   private readonly isReduced: boolean;
 
   /** `learnt`: what earlier searches learnt of footprints; undefined: nothing is left out. */
@@ -82,6 +84,9 @@ export class EventExplorer implements Explorable {
     this.kinds = bounds.injections.map((kind) => INJECTION_KINDS.indexOf(kind));
     if (bounds.switches > 0) this.kinds.push(INJECTION_KINDS.indexOf("switch"));
     this.seen = Array.from({ length: bounds.injectionsPerEvent + 1 }, () => new Visited());
+    const { violations } = system.check.checker;
+    this.foundBefore = violations.map(describeViolation);
+    violations.length = 0;
     system.check.onStep = (cpu) => this.beforeStep(cpu);
   }
 

@@ -34,6 +34,8 @@ export interface Verdict {
   readonly outcome: Outcome;
   /** Why it is incomplete. */
   readonly why: string;
+  /** What was violated while the processes set up, before the first event. */
+  readonly foundBefore: readonly string[];
   /** The last search. */
   readonly result: SearchResult;
   /** Searches until nothing more was learnt of footprints, and the executions of all of them. */
@@ -79,7 +81,7 @@ export async function prove(configuration: Configuration, options: ProveOptions 
     options.from === undefined && options.isUnreduced !== true && !(configuration.depth > 0 && configuration.depth <= LEARNING_DEPTH);
   for (let passes = 1; ; passes++) {
     const bounded = isLearning ? { ...configuration, depth: LEARNING_DEPTH } : configuration;
-    const result = await search(bounded, options, from, options.isUnreduced === true ? undefined : given);
+    const { result, foundBefore } = await search(bounded, options, from, options.isUnreduced === true ? undefined : given);
     executions += result.executions;
     from = undefined;
     const known = given.length;
@@ -92,7 +94,8 @@ export async function prove(configuration: Configuration, options: ProveOptions 
       const missing = missingOccurrences(configuration, result.occurred);
       return {
         configuration,
-        ...judged(result, missing),
+        ...judged(result, missing, foundBefore),
+        foundBefore,
         result,
         passes,
         executions,
@@ -108,18 +111,19 @@ async function search(
   options: ProveOptions,
   from: SavedSearch | undefined,
   learnt: Learnt | undefined,
-): Promise<SearchResult> {
+): Promise<{ readonly result: SearchResult; readonly foundBefore: readonly string[] }> {
   const { depth, searchMegabytes, workers } = configuration;
   const limits = { depth, bytes: searchMegabytes * MEBIBYTE, findsAll: options.findsAll ?? false };
   const explorer = explorerOf(configuration, learnt);
-  if (options.isDeepening === true) return searchDeepening(explorer, limits);
+  const { foundBefore } = explorer;
+  if (options.isDeepening === true) return { result: searchDeepening(explorer, limits), foundBefore };
   const root = { low: explorer.stateLow, high: explorer.stateHigh };
   const data: WorkerData = { configuration, learnt };
   const pool = workers > 1 ? new Workers(workers, new URL("./search-worker.js", import.meta.url), data) : undefined;
   const identity = searchIdentity(configuration, limits.findsAll);
   let saved = performance.now();
   try {
-    return await new Search(pool ?? inline(explorer), limits, from ?? root).run({
+    const result = await new Search(pool ?? inline(explorer), limits, from ?? root).run({
       progress: (state) => {
         const isStopped = options.progress?.(state) ?? false;
         const isDue = isStopped || performance.now() - saved > SAVE_SECONDS * 1000;
@@ -130,6 +134,7 @@ async function search(
         return isStopped;
       },
     });
+    return { result, foundBefore };
   } finally {
     await pool?.close();
   }
@@ -140,8 +145,12 @@ function inline(explorer: EventExplorer): Expanders {
   return { width: 1, expand: (paths) => Promise.resolve(expander.expand(paths)) };
 }
 
-function judged(result: SearchResult, missing: readonly string[]): { readonly outcome: Outcome; readonly why: string } {
-  if (result.found.length > 0) return { outcome: "refuted", why: "" };
+function judged(
+  result: SearchResult,
+  missing: readonly string[],
+  foundBefore: readonly string[],
+): { readonly outcome: Outcome; readonly why: string } {
+  if (result.found.length > 0 || foundBefore.length > 0) return { outcome: "refuted", why: "" };
   if (result.isInexact)
     return { outcome: "incomplete", why: "a cached entry of page tables changed, though no operation was expected to change one" };
   if (result.end === "memory") return { outcome: "incomplete", why: "the memory of the search is full" };
