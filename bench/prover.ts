@@ -6,8 +6,10 @@ import { encodeStart } from "../src/lab/prover/event-code.ts";
 import { EventExplorer } from "../src/lab/prover/event-explorer.ts";
 import { type Configuration, System } from "../src/lab/prover/index.ts";
 
-/** CPU time that each line measures, in microseconds, after as much again to warm up. */
+/** CPU time that each line measures, in microseconds. */
 const MEASURED = 1_500_000;
+/** Before that: until everything is compiled, which counts as CPU time too. */
+const WARM_UP = 2_500_000;
 const MICROSECONDS = 1e6;
 const OPERATIONS = ["getppid", "sched_yield", "KVM_RUN HLT", "interrupt", "nmi"];
 
@@ -62,7 +64,7 @@ function repeat(time: number, execute: () => readonly [executions: number, steps
 }
 
 function print(what: string, execute: () => readonly [number, number]): void {
-  repeat(MEASURED / 3, execute);
+  repeat(WARM_UP, execute);
   const [executions, steps, time] = repeat(MEASURED, execute);
   const perSecond = (count: number): string =>
     Math.round((count * MICROSECONDS) / time)
