@@ -274,7 +274,8 @@ export class EventExplorer implements Explorable {
     switch (INJECTION_KINDS[kind] ?? fail(`no injection ${kind}`)) {
       case "nmi":
       case "nmi sensitive":
-        return !state.isNmiBlocked && !state.isNmiPending;
+        // Until a waking CPU has its tables again, firmware keeps NMIs away.
+        return !state.isNmiBlocked && !state.isNmiPending && state.idtLimit !== 0;
       case "irq":
       case "irq sensitive":
         return (state.rflags & RFLAGS_IF) !== 0 && !cpu.isDeliverable;
