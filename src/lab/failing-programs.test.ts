@@ -67,8 +67,9 @@ function isPendingStacks(difference: string): boolean {
 
 /** More attempts than any run makes. */
 const NEVER = 0x7fffffff;
+const { CORDON_ALL } = process.env;
 /** Part of the failures of a test file: all of them take a minute. Every one is walked by `CORDON_ALL=1`. */
-const STRIDE = process.env["CORDON_ALL"] === "1" ? 1 : 7;
+const STRIDE = CORDON_ALL === "1" ? 1 : 7;
 
 test("whichever allocation fails, nothing is leaked by the processes that ran meanwhile (S9)", () => {
   const without = run(NEVER);

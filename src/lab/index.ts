@@ -16,6 +16,7 @@ export { type GuestRun, type GuestRunOptions, parseGuestImage, runGuest } from "
 export { type HostRun, type HostRunOptions, runHost } from "./host-run.ts";
 export type { ExitRow, LedgerReport, LedgerRow } from "./ledger.ts";
 export { measureOptions, OPERATIONS, type OptionCounts, type OptionRow, optionsTable } from "./options-table.ts";
+export * from "./prover/index.ts";
 export { parseScenario, type Scenario, type ScenarioGuest, type ScenarioProgram } from "./scenario/scenario-file.ts";
 export {
   type ScenarioEnd,
@@ -37,4 +38,3 @@ export {
   shrink,
   soak,
 } from "./soak/index.ts";
-export * from "./prover/index.ts";
