@@ -55,6 +55,12 @@ test("two threads of a core are siblings; two cores are not; one thread of a cor
   assert.deepEqual(seen(2, 1), { isPossible: true, isActive: false, report: "siblings: None online", control: "on\n", up: EINVAL });
 });
 
+test("core_sched is in force and reported where two threads are online, and asking for it with what it lacks is answered", () => {
+  const covered = "siblings: Covered: one domain at a time on a core, the other thread stopped or quiet";
+  assert.equal(seen(2, 2, "cordon.core_sched=on")?.report, covered);
+  assert.match(seen(2, 2, "cordon.core_sched=on asi_userspace=off")?.report ?? "", /Not covered/);
+});
+
 for (const [words, control] of [
   ["nosmt", "off\n"],
   ["l1tf=full", "off\n"],

@@ -17,6 +17,8 @@ const RETURN_STACK = 3;
 const WHOLE = 1 << 16;
 const RECENT = 32;
 const NOBODY: ReadonlySet<Owner> = new Set();
+/** What the threads of a core have in common: L1D, and fill buffers, which are shared competitively. Predictors: see `of()`. */
+const SHARED_STRUCTURES = 2;
 
 export class Labels implements Undoable {
   /** Changes whenever any of them does, back as well. */
@@ -30,11 +32,26 @@ export class Labels implements Undoable {
   private readonly place: number;
   /** Labels that L1D and the fill buffers both hold already, by a few of their bits: touching them again changes nothing. */
   private readonly touchedBefore = new Int32Array(RECENT);
+  /** Labels of the core's other thread, where it has one. Each keeps what its own thread brought in. */
+  private sibling: Labels | undefined;
+  /** The other thread's training steers this one's indirect branches: no STIBP here. */
+  private isSteeredBySibling: () => boolean = () => false;
 
   constructor(model: CpuModel, memory: TrackedMemory, cpu: number) {
     this.model = model;
     this.memory = memory;
     this.place = combine(wordOfText("labels"), cpu);
+  }
+
+  /** Makes `other` the other thread of this core; `isSteered`: whether its training counts for this thread now. */
+  shareWith(other: Labels, isSteered: () => boolean): void {
+    this.sibling = other;
+    this.isSteeredBySibling = isSteered;
+  }
+
+  /** Changes whenever what `of()` says may have. */
+  get version(): number {
+    return this.changes + (this.sibling?.changes ?? 0);
   }
 
   /** Data of `label` went through L1D and a fill buffer. */
@@ -59,6 +76,11 @@ export class Labels implements Undoable {
   }
 
   private clear(structure: number): void {
+    this.clearOwn(structure);
+    if (structure < SHARED_STRUCTURES) this.sibling?.clearOwn(structure);
+  }
+
+  private clearOwn(structure: number): void {
     const set = this.sets[structure];
     if (set === undefined || set.size === 0) return;
     this.sets[structure] = new Set();
@@ -119,7 +141,21 @@ export class Labels implements Undoable {
     for (const structure of this.sets.keys()) this.clear(structure);
   }
 
-  of(structure: StructureName): ReadonlySet<Owner> {
+  /** What this thread brought into a structure itself. */
+  ofOwn(structure: StructureName): ReadonlySet<Owner> {
     return this.sets[STRUCTURES.indexOf(structure)] ?? NOBODY;
+  }
+
+  /**
+   * What this thread finds in a structure. L1D and fill buffers are the core's; the branch target buffer holds the other thread's training
+   * too unless this one runs with STIBP (SDM vol. 4, IA32_SPEC_CTRL); the return stack is each thread's own.
+   */
+  of(structure: StructureName): ReadonlySet<Owner> {
+    const index = STRUCTURES.indexOf(structure);
+    const own = this.sets[index] ?? NOBODY;
+    const others = this.sibling?.sets[index];
+    if (others === undefined || others.size === 0) return own;
+    const isShared = index < SHARED_STRUCTURES || (index === BRANCH_TARGETS && this.isSteeredBySibling());
+    return isShared ? new Set([...own, ...others]) : own;
   }
 }

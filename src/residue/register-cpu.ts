@@ -9,9 +9,11 @@ import {
   INVPCID_ALL,
   INVPCID_ALL_GLOBAL,
   INVPCID_SINGLE,
+  MSR_IA32_SPEC_CTRL,
   type Observer,
   type PhysAddr,
   RFLAGS_IF,
+  SPEC_CTRL_STIBP,
   SUSPEND,
   type VirtAddr,
   type Width,
@@ -39,6 +41,11 @@ export abstract class RegisterCpu extends MemoryCpu implements MsrTarget {
     this.msrs = new ModelRegisters(memory);
     this.fired = memory.reserveRegisters(2);
     this.virtualization = new Vmx(memory, this.state, model);
+  }
+
+  /** STIBP is set: what the core's other thread trained does not steer this one. */
+  get hasOwnPredictions(): boolean {
+    return ((this.msrs.get(MSR_IA32_SPEC_CTRL)?.[0] ?? 0) & SPEC_CTRL_STIBP) !== 0;
   }
 
   /** Looks again at whether something can be delivered. */
@@ -191,7 +198,7 @@ export abstract class RegisterCpu extends MemoryCpu implements MsrTarget {
   }
 
   protected rawCpuid(leaf: number, subleaf: number, register: 0 | 1 | 2 | 3): number {
-    return cpuidOf(this.model, leaf, subleaf, this.id, this.host.cpuCount)[register];
+    return cpuidOf(this.model, leaf, subleaf, this.id, this.host.cpuCount, this.host.threadsPerCore)[register];
   }
 
   protected rawLoadTable(which: "gdt" | "idt" | "tr", base: number, limit: number): void {

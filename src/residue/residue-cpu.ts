@@ -306,26 +306,13 @@ export class ResidueCpu extends PathCpu {
       vmx.leave(vmx.failedEntry());
       return VMX_SUCCEED;
     }
+    this.collect();
+    // What is pending at the entry ends it before the guest's first instruction (SDM vol. 3, 27.7.5: after the entry, before that).
+    if (this.leaveGuestForEvent()) return VMX_SUCCEED;
     this.hook?.beforeEntry(this, "guest");
     this.labels.executed(this.host.contextLabel(this.id, true));
     this.collect();
-    if (state.isMachineCheckPending) {
-      state.isMachineCheckPending = false;
-      this.exitGuest(machineCheckExit());
-      return VMX_SUCCEED;
-    }
-    if (state.isNmiPending && !state.isNmiBlocked) {
-      state.isNmiPending = false;
-      state.isNmiBlocked = true;
-      this.exitGuest(nmiExit());
-      return VMX_SUCCEED;
-    }
-    const vector = this.apic.pending(0);
-    if (vector >= 0) {
-      this.apic.acknowledge(vector);
-      this.exitGuest(externalInterruptExit(vector));
-      return VMX_SUCCEED;
-    }
+    if (this.leaveGuestForEvent()) return VMX_SUCCEED;
     const exit = this.host.guest(this.id);
     if (exit === undefined) {
       // Nothing but an interrupt ends this guest: the entry is made again when one is there.
@@ -334,6 +321,27 @@ export class ResidueCpu extends PathCpu {
     }
     this.exitGuest(exit);
     return VMX_SUCCEED;
+  }
+
+  /** The VM exit for what is pending from outside, if anything is. */
+  private leaveGuestForEvent(): boolean {
+    const { state } = this;
+    if (state.isMachineCheckPending) {
+      state.isMachineCheckPending = false;
+      this.exitGuest(machineCheckExit());
+      return true;
+    }
+    if (state.isNmiPending && !state.isNmiBlocked) {
+      state.isNmiPending = false;
+      state.isNmiBlocked = true;
+      this.exitGuest(nmiExit());
+      return true;
+    }
+    const vector = this.apic.pending(0);
+    if (vector < 0) return false;
+    this.apic.acknowledge(vector);
+    this.exitGuest(externalInterruptExit(vector));
+    return true;
   }
 
   private exitGuest(exit: GuestExit): void {

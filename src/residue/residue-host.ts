@@ -7,6 +7,8 @@ import type { SleepingPaths } from "./sleeping-paths.ts";
 /** What a CPU needs of the machine it is in. */
 export interface ResidueHost {
   readonly cpuCount: number;
+  /** Logical CPUs of a core: 1 or 2. */
+  readonly threadsPerCore: number;
   readonly ports: IoBus;
   readonly guest: GuestModel;
   /** Entry points and other stubs of kernel text. */

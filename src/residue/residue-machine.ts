@@ -44,6 +44,8 @@ export interface ResidueOptions {
   readonly model: CpuModel;
   readonly memoryBytes: number;
   readonly cpus: number;
+  /** Logical CPUs of a core, 1 by default; with 2 the threads of a core have neighbouring numbers, the even one first. */
+  readonly threadsPerCore?: 1 | 2;
   readonly image?: KernelImage;
   readonly commandLine?: string;
   readonly observer?: Observer;
@@ -62,6 +64,7 @@ const PUPPETS = wordOfText("puppets");
 export class ResidueMachine implements Undoable {
   readonly memory: TrackedMemory;
   readonly cpus: readonly ResidueCpu[];
+  readonly threadsPerCore: 1 | 2;
   readonly observer: Observer;
   /** Chooses how guests leave. */
   guest: GuestModel = () => undefined;
@@ -83,6 +86,7 @@ export class ResidueMachine implements Undoable {
   constructor(options: ResidueOptions) {
     const { model, image } = options;
     this.image = image;
+    this.threadsPerCore = options.threadsPerCore ?? 1;
     this.memory = new TrackedMemory(options.memoryBytes, options.cpus);
     this.sleeping = new SleepingPaths(this.memory);
     this.contexts = this.memory.reserveRegisters(2 * options.cpus);
@@ -96,7 +100,14 @@ export class ResidueMachine implements Undoable {
     }
     const host = this.host(options);
     this.cpus = Array.from({ length: options.cpus }, (_, i) => new ResidueCpu(cpuId(i), model, this.memory, this.observer, host));
+    if (this.threadsPerCore === 2) for (const cpu of this.cpus) this.pairWithSibling(cpu);
     if (image !== undefined) this.loadImage(image, options);
+  }
+
+  private pairWithSibling(cpu: ResidueCpu): void {
+    const sibling = this.cpus[cpu.id ^ 1];
+    if (sibling === undefined) return;
+    cpu.labels.shareWith(sibling.labels, () => !cpu.hasOwnPredictions);
   }
 
   /** Turns until nobody can get on, `until` holds, or the limit is reached. @returns why it stopped */
@@ -283,6 +294,7 @@ export class ResidueMachine implements Undoable {
     });
     return {
       cpuCount: options.cpus,
+      threadsPerCore: this.threadsPerCore,
       ports,
       get guest(): GuestModel {
         return machine.guest;

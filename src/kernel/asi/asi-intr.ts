@@ -6,6 +6,7 @@ import { TaskStruct, ThreadStruct } from "../sched/task-struct.ts";
 import { asiEnabled } from "./asi-state.ts";
 import { AsiState } from "./asi-struct.ts";
 import { __asiEnter, asiIsTense } from "./asi-transition.ts";
+import { siblingsHandlerEnter, siblingsHandlerExit } from "./siblings.ts";
 
 function nestDepth(): VirtAddr {
   return addVirt(current(), TaskStruct.offset.thread + ThreadStruct.offset.asiState + AsiState.offset.intrNestDepth);
@@ -13,6 +14,7 @@ function nestDepth(): VirtAddr {
 
 /** First statement of every interrupt or exception handler (kernel: `asi_intr_enter()`). */
 export function asiIntrEnter(): void {
+  siblingsHandlerEnter();
   if (!asiEnabled() || !asiIsTense()) return;
   cpu.rmw("add", nestDepth(), 4, 1);
 }
@@ -23,7 +25,9 @@ export function asiIntrExit(): void {
   // The decrement stands between all sensitive accesses and the enter: an access after it would fault with depth 0 and loop; an enter
   // before it would let an interrupt in between believe that it is nested, and not go back.
   const before = cpu.rmw("add", nestDepth(), 4, 0xffffffff);
-  if (before === 1) __asiEnter();
+  if (before !== 1) return;
+  __asiEnter();
+  siblingsHandlerExit();
 }
 
 /** Interrupts on top of the running task's critical section (kernel: `asi_intr_nest_depth()`). */

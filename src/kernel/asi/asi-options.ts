@@ -1,8 +1,7 @@
 // What Cordon offers beyond the posted series, each a choice of its own: `cordon.NAME=on|off` on the kernel command line, with defaults by
 // preset. Patched at boot: asking costs nothing.
-import { commandLineChoice, commandLineOption } from "../boot/command-line.ts";
+import { commandLineChoice } from "../boot/command-line.ts";
 import { type StaticKey, staticKey } from "../static-key.ts";
-import { printk } from "../trace.ts";
 
 /** `cordon`: right and conservative. `rfc-v2`: as posted, its faults included. `cordon-fast`: every option that was found sound. */
 export const PRESETS = ["cordon", "rfc-v2", "cordon-fast"] as const;
@@ -54,6 +53,14 @@ export const flushTaints = option(
 export const domainPerVm = option("domain_per_vm", "each VM has a restricted address space of its own", false, false, true);
 export const noflush = option("noflush", "CR3 writes of transitions keep the TLB", false, false, true);
 export const ephmap = option("ephmap", "page cache and zeroing go through CPU-local mappings, without leaving", false, false, true);
+/** Off in every preset: it saves nothing, and what it protects from others run one thread per core (nosmt). */
+export const coreSched = option(
+  "core_sched",
+  "threads of a core run one domain at a time, and are stopped while the other is unrestricted",
+  false,
+  false,
+  false,
+);
 export const asiShutdownHook = option("shutdown_hook", "a plain kexec leaves the restricted address space first", true, false, true);
 
 export const ASI_OPTIONS: readonly AsiOption[] = [
@@ -65,23 +72,9 @@ export const ASI_OPTIONS: readonly AsiOption[] = [
   domainPerVm,
   noflush,
   ephmap,
+  coreSched,
   asiShutdownHook,
 ];
-
-/** What was proposed for isolation, may be asked for like the rest, and is not there. */
-const UNAVAILABLE: ReadonlyMap<string, string> = new Map([
-  [
-    "core_sched",
-    "siblings of a core are neither scheduled together nor paused; what one leaves in the core the other may sample (nosmt helps)",
-  ],
-]);
-
-/** What to say to whoever asks for an option that is not there: silence would pass for protection. */
-export function unavailableOptions(commandLine: string): readonly string[] {
-  return [...UNAVAILABLE]
-    .filter(([name]) => commandLineOption(commandLine, `cordon.${name}`) === "on")
-    .map(([name, why]) => `cordon.${name}=on is not available: ${why}`);
-}
 
 /** Sets the keys from preset and command line. Boot CPU, before the first domain. */
 export function selectAsiOptions(preset: Preset, commandLine: string): void {
@@ -90,5 +83,4 @@ export function selectAsiOptions(preset: Preset, commandLine: string): void {
     const isOn = chosen === undefined ? isOnByDefault[preset] : chosen === "on";
     if (isOn) key.set(1);
   }
-  for (const message of unavailableOptions(commandLine)) printk(message);
 }

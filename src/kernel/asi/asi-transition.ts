@@ -73,6 +73,7 @@ import {
   AsiTaintPolicy,
 } from "./asi-struct.ts";
 import { asiKeepsTlb, asiTlbKeepsDomain, asiTlbKeepsUnrestricted } from "./asi-tlb.ts";
+import { siblingsAfterEnter, siblingsBeforeEnter, siblingsBeforeUnrestricted, siblingsLeftOutside } from "./siblings.ts";
 
 function currentState(): AsiState {
   return TaskStruct.at(current()).thread.asiState;
@@ -140,6 +141,7 @@ function enterDomain(target: Ptr<"asi">): void {
   const asi = Asi.at(target);
   const classId = asi.classId as AsiClassId; // written by asiInit() alone
   const policy = AsiTaintPolicy.at(asi.policy);
+  siblingsBeforeEnter(currAsi.get(), target);
   // Before CR3: an exit nested from here on must see that there may be something to undo (S4).
   currAsi.set(target);
   if (domainPerVm.key.isEnabled() && classId === ASI_CLASS_KVM) handleOtherVm(asi.id);
@@ -149,6 +151,7 @@ function enterDomain(target: Ptr<"asi">): void {
   maybeFlushData(policy.protectData);
   // This late: a nested enter can only come from an interrupt that returns to this same domain.
   asiTaints.or(policy.set);
+  siblingsAfterEnter(target);
   trace(TRACE_ASI_ENTER, classId, target);
 }
 
@@ -205,6 +208,7 @@ export function asiRelax(): void {
   const state = currentState();
   if (state.intrNestDepth !== 0) warn(WARN_ENTER_IN_INTERRUPT);
   state.target = NULL;
+  siblingsLeftOutside();
   trace(TRACE_ASI_RELAX);
 }
 
@@ -216,6 +220,8 @@ export function asiExit(reason: ExitReason, address = 0, rip = 0): void {
   if (!asiEnabled()) return;
   if (currAsi.get() === NULL) return;
   if (asiInCriticalSection()) warn(WARN_EXIT_IN_CRITICAL);
+  // The sibling runs nothing that could look on: from here on, and until the next enter has cleared what this thread touches.
+  siblingsBeforeUnrestricted();
   // What the domain trained must not steer the unrestricted kernel.
   maybeFlushControl(ASI_TAINTS_CONTROL_MASK, 0);
   // Before the switch: an NMI after it already leaves kernel data behind.

@@ -65,7 +65,8 @@ export function asiDestroyUserspace(mm: MmPtr): void {
   if (Asi.at(domain).pgd !== 0) asiDestroy(domain);
 }
 
-function userDomain(mm: MmPtr): Ptr<"asi"> {
+/** The domain of processes of `mm`. */
+export function userDomain(mm: MmPtr): Ptr<"asi"> {
   return addVirt(mm, Mm.offset.asi + ASI_CLASS_USERSPACE * Asi.bytes) as Ptr<"asi">; // an element of that array
 }
 

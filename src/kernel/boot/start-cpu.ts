@@ -1,5 +1,6 @@
 // Starting a CPU that the firmware holds: at boot, and again after it was taken offline.
-import { addVirt, BOOT_WAKEUP_MAILBOX, cpu, type PhysAddr } from "../../hardware/index.ts";
+import { addVirt, BOOT_WAKEUP_MAILBOX, cpu, NULL, type PhysAddr } from "../../hardware/index.ts";
+import { siblingsBeforeStart } from "../asi/siblings.ts";
 import { va } from "../mm/layout.ts";
 import { onlineCpus, perCpuBase } from "../mm/percpu.ts";
 import { runQueueAt } from "../sched/run-queue.ts";
@@ -16,6 +17,8 @@ const MAILBOX_VECTOR = 8;
 export function startCpu(id: number): void {
   const mailbox = va(BOOT_WAKEUP_MAILBOX as PhysAddr);
   const { idle } = runQueueAt(perCpuBase(id));
+  siblingsBeforeStart(id);
+  TaskStruct.at(idle).thread.asiState.target = NULL;
   cpu.storeWord(initialStack, addVirt(TaskStruct.at(idle).stack, THREAD_SIZE));
   cpu.store(addVirt(mailbox, MAILBOX_APIC_ID), 4, id);
   cpu.storeWord(addVirt(mailbox, MAILBOX_VECTOR), symbolAddress(SECONDARY_STARTUP_SYMBOL));

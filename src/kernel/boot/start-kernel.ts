@@ -37,7 +37,8 @@ import { asiGlobalInit, asiGlobalInitPgd } from "../asi/asi-global.ts";
 import { selectAsiOptions } from "../asi/asi-options.ts";
 import { asiRfcV2, asiTaints } from "../asi/asi-state.ts";
 import { ASI_TAINT_KERNEL_DATA } from "../asi/asi-struct.ts";
-import { asiInitUserspaceClass } from "../asi/asi-user.ts";
+import { asiInitUserspaceClass, asiUserspace } from "../asi/asi-user.ts";
+import { selectSiblingsApart, siblingsBeforeStart, siblingsInitQuiet } from "../asi/siblings.ts";
 import { applyAlternatives } from "../entry/alternatives.ts";
 import { cpuInitExceptionHandling, ptiInit, setGate } from "../entry/descriptor-tables.ts";
 import { entryStackTop } from "../entry/entry-area.ts";
@@ -105,6 +106,7 @@ export function startKernel(config: KernelConfig): void {
   ptiCheckBoottimeDisable(commandLine);
   const userspaceError = asiInitUserspaceClass(commandLine);
   assert(userspaceError === 0, () => `asi_init_userspace_class(): ${userspaceError}`);
+  selectSiblingsApart(asiUserspace.isEnabled());
   setupArchMemory();
   const cpus = cpu.load(va(BOOT_CPUS as PhysAddr), 4);
   setupPerCpuAreas(cpus);
@@ -116,6 +118,7 @@ export function startKernel(config: KernelConfig): void {
   mmCoreInit();
   initEspfixArea();
   asiGlobalInit();
+  siblingsInitQuiet();
   trapInit();
   ptiInit();
   cpuInitExceptionHandling();
@@ -128,6 +131,7 @@ export function startKernel(config: KernelConfig): void {
   applyAlternatives(kernelText().alternatives);
   syscallInit();
   apicInit();
+  siblingsBeforeStart(cpu.id);
   setCpuOnline(cpu.id);
   smpInit(cpus);
   // With FRED a VM exit needs fields of the VMCS that KVM here does not know.

@@ -1,7 +1,10 @@
 // The last thing before user code runs again.
 import { cpu } from "../../hardware/index.ts";
 import { asiIntrExit } from "../asi/asi-intr.ts";
-import { asiEnterUserspace } from "../asi/asi-user.ts";
+import { asiIsTense } from "../asi/asi-transition.ts";
+import { asiEnterUserspace, userDomain } from "../asi/asi-user.ts";
+import { siblingsWait } from "../asi/sibling-wait.ts";
+import { siblingsApart, siblingsGate, siblingsGateAtHandlerExit, siblingsMustWait } from "../asi/siblings.ts";
 import { archDoSignalOrRestart } from "../linux/do-signal.ts";
 import { vmscapeExitToUser } from "../mitigations/vmscape.ts";
 import { tryToFreeze } from "../power/freezer.ts";
@@ -21,7 +24,11 @@ export function exitToUserModePrepare(isSyscall: boolean, decide?: () => void): 
   for (;;) {
     const signal = task.pendingSignal;
     const hasWork = signal !== 0 || task.needResched !== 0;
-    if (!hasWork) break;
+    if (!hasWork) {
+      if (!siblingsApart.isEnabled() || !siblingsMustWait(userDomain(task.mm))) break;
+      siblingsWait(userDomain(task.mm), () => task.pendingSignal !== 0 || task.needResched !== 0);
+      continue;
+    }
     cpu.enableInterrupts();
     if (signal !== 0) archDoSignalOrRestart(isSyscall);
     tryToFreeze();
@@ -39,7 +46,14 @@ export function exitToUserModePrepare(isSyscall: boolean, decide?: () => void): 
   trace(TRACE_USER_RETURN);
   decide?.();
   // The very last act: from here on only NMIs come, and they go back to where this leads.
+  if (!siblingsApart.isEnabled()) {
+    asiEnterUserspace();
+    return;
+  }
+  const isInHandler = asiIsTense();
   asiEnterUserspace();
+  if (isInHandler) siblingsGateAtHandlerExit(userDomain(task.mm));
+  else siblingsGate(userDomain(task.mm));
 }
 
 /** What a task goes on with that was switched away at the end of a system call, or before its first user code. It leaves by IRET. */

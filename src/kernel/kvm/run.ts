@@ -4,6 +4,8 @@ import { EINTR, type Errno, KVM_EXIT, KVM_RUN_OFFSET } from "../../abi/index.ts"
 import { addVirt, count, cpu, type Ptr, RFLAGS_IF } from "../../hardware/index.ts";
 import { exitAfterRun } from "../asi/asi-options.ts";
 import { asiExit } from "../asi/asi-transition.ts";
+import { siblingsWait } from "../asi/sibling-wait.ts";
+import { siblingsApart, siblingsMustWait } from "../asi/siblings.ts";
 import { syscallExit } from "../entry/syscall.ts";
 import { tryToFreeze } from "../power/freezer.ts";
 import { current } from "../sched/current.ts";
@@ -18,6 +20,7 @@ import {
   IN_GUEST_MODE,
   KVM_REQ_TLB_FLUSH,
   KVM_REQ_TRIPLE_FAULT,
+  Kvm,
   KvmVcpu,
   kvmRunningVcpu,
   OUTSIDE_GUEST_MODE,
@@ -98,10 +101,19 @@ function xferToGuestModeHandleWork(): 0 | Errno {
   }
 }
 
+/** Option core_sched: until the guest may run beside the sibling, or something else is to be done first. */
+function waitForSibling(vcpu: KvmVcpu): void {
+  const domain = Kvm.at(vcpu.kvm).asi;
+  cpu.disableInterrupts();
+  if (siblingsMustWait(domain)) siblingsWait(domain, () => isEntryCalledOff(vcpu));
+  cpu.enableInterrupts();
+}
+
 /** Kernel: `vcpu_run()`, on the vCPU that is loaded on this CPU. */
 function vcpuRun(): number {
   for (;;) {
     cpu.cutPoint(kvmRunResume);
+    if (siblingsApart.isEnabled()) waitForSibling(KvmVcpu.at(kvmRunningVcpu.get()));
     const result = vcpuEnterGuest(kvmRunningVcpu.get());
     if (result <= 0) return result;
     if (isWorkPending() && xferToGuestModeHandleWork() !== 0) return EINTR;

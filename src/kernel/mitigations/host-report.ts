@@ -1,7 +1,8 @@
 // The same reports without a running kernel: what this kernel would say on a CPU model with a command line, what Linux would say there
 // with everything built in, and what isolation stands in for. For the command.
 import { type CpuModel, fail } from "../../hardware/index.ts";
-import { ASI_OPTIONS, type Preset, unavailableOptions } from "../asi/asi-options.ts";
+import { ASI_OPTIONS, type Preset } from "../asi/asi-options.ts";
+import { coreSchedRefused } from "../asi/siblings.ts";
 import { commandLineOption } from "../boot/command-line.ts";
 import { deriveBugs } from "./cpu-bugs.ts";
 import { CORDON_CONFIG, EVERYTHING_BUILT, type MitigationConfig } from "./mitigation-config.ts";
@@ -73,15 +74,20 @@ export function mitigationReport(options: ReportOptions): MitigationReport {
   const messages: string[] = [];
   const isAsi = commandLineOption(options.commandLine, "asi") === "on";
   const here = reported(options, CORDON_CONFIG, isAsi, (text) => messages.push(text));
+  const hasUserspace = commandLineOption(options.commandLine, "asi_userspace") !== "off";
+  const wantsApart = optionIsOn("core_sched", options) && here.cpu.isSmtPossible;
+  const refused = wantsApart ? coreSchedRefused(isAsi && hasUserspace, optionIsOn("ephmap", options), here.cpu.has("STIBP")) : undefined;
+  if (refused !== undefined) messages.unshift(`cordon.core_sched=on is not available: ${refused}`);
   const linux = reported(options, EVERYTHING_BUILT, false, () => undefined);
   return {
     files: VULNERABILITY_FILES.map((file) => ({ file, text: vulnerabilityText(file, here), linux: vulnerabilityText(file, linux) })),
     asi: asiReplacements(here, {
       isOn: isAsi,
       hasKvm: here.cpu.has("VMX"),
-      hasUserspace: commandLineOption(options.commandLine, "asi_userspace") !== "off",
+      hasUserspace,
       flushTaints: optionIsOn("flush_taints", options),
+      siblingsApart: wantsApart && refused === undefined,
     }),
-    messages: [...unavailableOptions(options.commandLine), ...messages],
+    messages,
   };
 }

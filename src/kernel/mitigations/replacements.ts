@@ -12,6 +12,8 @@ export interface AsiState {
   readonly hasUserspace: boolean;
   /** Option flush_taints: what is else cleared at every entry and exit follows the taints. */
   readonly flushTaints: boolean;
+  /** Option core_sched is in force. */
+  readonly siblingsApart: boolean;
 }
 
 export interface Replacement {
@@ -64,7 +66,9 @@ export function asiReplacements({ cpu, selection, state }: Reported, asi: AsiSta
       return { name, text: `${covered ? "Covered" : "Not covered"}: ${how}${also}` };
     });
   // Every line above is about one CPU after another. What two threads of a core have at the same time, no flush at an entry clears.
-  const siblings = state.isSmtActive ? "Not covered: what one leaves in the core's caches and buffers the other may sample" : "None online";
+  const open = "Not covered: what one leaves in the core's caches and buffers the other may sample";
+  const apart = "Covered: one domain at a time on a core, the other thread stopped or quiet";
+  const siblings = state.isSmtActive ? (asi.siblingsApart ? apart : open) : "None online";
   return cpu.isSmtPossible ? [...found, { name: "siblings", text: siblings }] : found;
 }
 

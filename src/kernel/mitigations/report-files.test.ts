@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { inKernel } from "../../../test/in-kernel.ts";
 import { fail, findCpuModel } from "../../hardware/index.ts";
-import { PRESETS } from "../asi/asi-options.ts";
+import { PRESETS, type Preset } from "../asi/asi-options.ts";
 import { mitigationReport } from "./host-report.ts";
 import { MITIGATION_FILES } from "./report-files.ts";
 
@@ -78,13 +78,20 @@ test("the parameter's file can be written", () => {
 
 test("siblings: nothing is claimed that does not happen, and asking for it is answered", () => {
   const model = findCpuModel("skx") ?? fail("no such model");
-  for (const preset of PRESETS) {
-    const { asi, messages } = mitigationReport({ model, commandLine: "asi=on cordon.core_sched=on", preset, isSmt: true });
-    assert.match(asi.find(({ name }) => name === "siblings")?.text ?? "", /^Not covered: /);
-    assert.match(messages.join("\n"), /^cordon\.core_sched=on is not available: /m);
+  const report = (preset: Preset, commandLine: string): readonly [siblings: string, messages: string] => {
+    const { asi, messages } = mitigationReport({ model, commandLine: `asi=on ${commandLine}`, preset, isSmt: true });
+    return [asi.find(({ name }) => name === "siblings")?.text ?? "", messages.join("\n")];
+  };
+  for (const preset of PRESETS) assert.match(report(preset, "")[0], /^Not covered: /);
+  assert.match(report("cordon", "cordon.core_sched=on")[0], /^Covered: one domain at a time/);
+  for (const [preset, words, why] of [
+    ["cordon-fast", "", /ephemeral mappings/],
+    ["cordon", "cordon.ephmap=on", /ephemeral mappings/],
+    ["cordon", "asi_userspace=off", /processes have no restricted address space/],
+  ] as const) {
+    const [siblings, messages] = report(preset, `cordon.core_sched=on ${words}`);
+    assert.match(siblings, /^Not covered: /);
+    assert.match(messages, /^cordon\.core_sched=on is not available: /m);
+    assert.match(messages, why);
   }
-  const said = (commandLine: string): readonly string[] =>
-    inKernel(() => 0, { commandLine }).told.lines.filter((line) => line.includes("is not available"));
-  assert.equal(said("asi=on cordon.core_sched=on").length, 1);
-  assert.deepEqual(said("asi=on cordon.core_sched=off"), []);
 });

@@ -5,6 +5,7 @@ import { asiClassInitialized } from "../asi/asi-class.ts";
 import { flushTaints } from "../asi/asi-options.ts";
 import { asiEnabled } from "../asi/asi-state.ts";
 import { ASI_CLASS_KVM, ASI_CLASS_USERSPACE } from "../asi/asi-struct.ts";
+import { siblingsApart } from "../asi/siblings.ts";
 import { KvmGlobals, kvmGlobals } from "../kvm/kvm-struct.ts";
 import { l1tfVmxMitigation, vmentryL1dFlushGet, vmentryL1dFlushSet } from "../kvm/l1d-flush.ts";
 import { onlineCpus } from "../mm/percpu.ts";
@@ -39,6 +40,7 @@ function asiText(): string {
     hasKvm: asiClassInitialized(ASI_CLASS_KVM),
     hasUserspace: asiClassInitialized(ASI_CLASS_USERSPACE),
     flushTaints: flushTaints.key.isEnabled(),
+    siblingsApart: siblingsApart.isEnabled(),
   });
 }
 

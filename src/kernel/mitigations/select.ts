@@ -12,6 +12,7 @@ import {
 import { flushTaints } from "../asi/asi-options.ts";
 import { asiFeature, asiRfcV2, doBranchHistoryClear, doCpuBufferClear, doL1tfFlush, hasIbpb } from "../asi/asi-state.ts";
 import { asiUserspace } from "../asi/asi-user.ts";
+import { siblingsSpecCtrl } from "../asi/siblings.ts";
 import { commandLineChoice } from "../boot/command-line.ts";
 import { rsbVmexit, switchVcpuIbpb } from "../kvm/kvm-struct.ts";
 import { printk } from "../trace.ts";
@@ -121,7 +122,7 @@ export function cpuSelectMitigations(commandLine: string): void {
   }
   // By the selection, not by the key: option flush_taints takes the key back, and a replay of this path would find it so.
   if (selection.features.has("CLEAR_CPU_BUF")) clearCpuBufVm.set(1);
-  x86SpecCtrlBase.set(specCtrlBase(selection));
+  x86SpecCtrlBase.set(specCtrlBase(selection) | siblingsSpecCtrl());
   const stibp = selection.choices.spectre_v2_user_stibp;
   if (stibp === "PRCTL" || stibp === "SECCOMP") switchToCondStibp.set(1);
   mitigationsInitCpu();

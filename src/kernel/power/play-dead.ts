@@ -1,6 +1,7 @@
 // The last acts of a CPU that goes offline, in its idle task (kernel: cpu_die_early(), arch_cpu_idle_dead()).
 import { addVirt, cpu, MSR_IA32_TSC_DEADLINE, NULL, type Ptr, pointer, u32 } from "../../hardware/index.ts";
 import { asiSuspend } from "../asi/asi-suspend.ts";
+import { siblingsEnterQuiet } from "../asi/sibling-wait.ts";
 import { vmclearInterrupt, vmxDisableVirtualizationCpu } from "../kvm/vmx/hardware.ts";
 import { initMm, Mm } from "../mm/mm-struct.ts";
 import { setCpuOffline } from "../mm/percpu.ts";
@@ -48,5 +49,6 @@ export function playDead(): void {
   // Who asked before still waits for an answer.
   flushTlbInterrupt();
   vmclearInterrupt();
+  siblingsEnterQuiet();
   cpu.park();
 }

@@ -1,5 +1,8 @@
 // What a CPU does when there is nothing to do.
 import { cpu, STUB_CLEAR_CPU_BUFFERS } from "../../hardware/index.ts";
+import { asiRelax } from "../asi/asi-transition.ts";
+import { siblingsEnterQuiet } from "../asi/sibling-wait.ts";
+import { siblingsApart } from "../asi/siblings.ts";
 import { cpuBufIdleClear } from "../mitigations/feature-keys.ts";
 import { isCpuDying, playDead } from "../power/play-dead.ts";
 import { needResched, schedule } from "./schedule.ts";
@@ -22,8 +25,10 @@ function doIdle(): void {
     } else {
       if (isCpuDying()) playDead();
       if (cpuBufIdleClear.isEnabled()) cpu.callStub(STUB_CLEAR_CPU_BUFFERS);
+      siblingsEnterQuiet();
       // STI takes effect after the next instruction: no interrupt comes between the question and HLT.
       cpu.halt();
+      if (siblingsApart.isEnabled()) asiRelax();
     }
   }
 }

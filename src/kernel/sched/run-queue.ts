@@ -69,6 +69,24 @@ export function pickNextTask(rq: RunQueue): Ptr<"task_struct"> {
   return task;
 }
 
+/** Takes the first task whose mm suits, or else the first task; NULL when there is none. */
+export function pickTask(rq: RunQueue, suits: (mm: Ptr<"mm_struct">) => boolean): Ptr<"task_struct"> {
+  let previous: Ptr<"task_struct"> = NULL;
+  let at = rq.head;
+  while (at !== NULL && !suits(TaskStruct.at(at).mm)) {
+    previous = at;
+    at = TaskStruct.at(at).next;
+  }
+  if (at === NULL || previous === NULL) return pickNextTask(rq);
+  const view = TaskStruct.at(at);
+  const { next } = view;
+  TaskStruct.at(previous).next = next;
+  if (next === NULL) rq.tail = previous;
+  else view.next = NULL;
+  count(rq, -1);
+  return at;
+}
+
 /** Puts a sleeper in its place by wake time. */
 export function addSleeper(rq: RunQueue, task: Ptr<"task_struct">): void {
   const view = TaskStruct.at(task);

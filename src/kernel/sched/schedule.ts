@@ -1,17 +1,20 @@
 // Switching tasks. Kernel code is never preempted: a task gives up the CPU here, on its way to user mode, in the vCPU loop, or to wait.
 import { addVirt, assert, cpu, NULL, type PathRoot, type Ptr } from "../../hardware/index.ts";
 import { switchRestricted } from "../asi/asi-options.ts";
+import { ASI_CLASS_KVM, ASI_CLASS_USERSPACE } from "../asi/asi-struct.ts";
 import { asiExit } from "../asi/asi-transition.ts";
+import { siblingsApart, siblingsIsSpace, siblingsNotWaiting, siblingsPreferred } from "../asi/siblings.ts";
 import { loadSp0 } from "../entry/descriptor-tables.ts";
 import { kvmSchedIn, kvmSchedOut } from "../kvm/vcpu-load.ts";
 import { hasTaskSpecCtrl, speculationCtrlUpdate } from "../mitigations/spec-ctrl.ts";
 import { mmdrop, mmgrab } from "../mm/mm.ts";
+import { Mm } from "../mm/mm-struct.ts";
 import { enterLazyTlb, switchMmIrqsOff } from "../mm/switch-mm.ts";
 import { localIrqRestore, localIrqSave, spinLock, spinUnlock } from "../spinlock.ts";
 import { staticBytes } from "../static-data.ts";
 import { EXIT_CONTEXT_SWITCH, TRACE_CONTEXT_SWITCH, trace } from "../trace.ts";
 import { current, currentTask, topOfStack } from "./current.ts";
-import { addSleeper, enqueueTask, pickNextTask, type RunQueue, runqueues } from "./run-queue.ts";
+import { addSleeper, enqueueTask, pickNextTask, pickTask, type RunQueue, runqueues } from "./run-queue.ts";
 import { loadSegmentBases } from "./segment-bases.ts";
 import { putTask } from "./task.ts";
 import { PF_IDLE, TASK_DEAD, TASK_INTERRUPTIBLE, TASK_RUNNING, TaskStruct, THREAD_SIZE } from "./task-struct.ts";
@@ -47,6 +50,7 @@ export function setCurrentState(state: number): void {
  */
 export function schedule(resume?: PathRoot): void {
   const flags = localIrqSave();
+  siblingsNotWaiting();
   const prev = current();
   const task = TaskStruct.at(prev);
   const rq = thisRq();
@@ -57,7 +61,7 @@ export function schedule(resume?: PathRoot): void {
   } else if (task.wakeTime !== 0) {
     addSleeper(rq, prev);
   }
-  const picked = pickNextTask(rq);
+  const picked = siblingsApart.isEnabled() ? pickBesideSibling(rq) : pickNextTask(rq);
   const next = picked === NULL ? rq.idle : picked;
   if (next === prev) {
     spinUnlock(rq.lock);
@@ -85,6 +89,20 @@ export function finishSchedule(): void {
 function switchTasks(): void {
   cpu.switchTo("__switch_to_asm", thisRq().prev, current());
   finishTaskSwitch();
+}
+
+/**
+ * Option core_sched: while it is the sibling's turn, the first task that may run beside it, if there is one; else the first of all, which
+ * may have to wait before it is back in user mode (kernel: the core-wide `pick_next_task()`).
+ */
+function pickBesideSibling(rq: RunQueue): Ptr<"task_struct"> {
+  const beside = siblingsPreferred();
+  return beside === 0 ? pickNextTask(rq) : pickTask(rq, (mm) => mm !== NULL && isDomainOf(mm, beside));
+}
+
+function isDomainOf(mm: Ptr<"mm_struct">, space: number): boolean {
+  for (const id of [ASI_CLASS_USERSPACE, ASI_CLASS_KVM]) if (siblingsIsSpace(Mm.at(mm).asi.address(id) as Ptr<"asi">, space)) return true; // an element of that array
+  return false;
 }
 
 /** True when the running task wants to go on; a signal ends a sleep before it begins (kernel: `signal_pending_state()`). */

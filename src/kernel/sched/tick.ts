@@ -1,5 +1,6 @@
 // Time: the TSC-deadline timer of each CPU, which ends time slices and wakes sleepers. An idle CPU has no tick, only wake-ups.
 import { cpu, high32, LVTT_TSC_DEADLINE, low32, MSR_IA32_TSC_DEADLINE, MSR_X2APIC_LVTT, NULL, word } from "../../hardware/index.ts";
+import { siblingsTick } from "../asi/siblings.ts";
 import { LOCAL_TIMER_VECTOR } from "../entry/vectors.ts";
 import { staticBytes } from "../static-data.ts";
 import { current } from "./current.ts";
@@ -67,6 +68,7 @@ export function programTimer(rq: RunQueue): void {
 
 /** The timer interrupt's work (kernel: `hrtimer_interrupt()`, `sched_tick()`). */
 export function timerInterrupt(): void {
+  siblingsTick();
   const now = cpu.readTsc();
   wakeSleepers(now);
   const rq = thisRq();

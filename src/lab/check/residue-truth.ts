@@ -22,17 +22,27 @@ import {
 } from "../../hardware/index.ts";
 import { TRACE_UNMAPPED } from "../../kernel/index.ts";
 import { type Access, FETCH, type ResidueCpu, type ResidueMachine, type StepHook, type Translation, WRITE } from "../../residue/index.ts";
-import { type CheckerOptions, type CpuTruth, type GroundTruth, PropertyChecker, type Structure } from "../properties/index.ts";
+import {
+  type CheckerOptions,
+  type Contents,
+  type CpuTruth,
+  type GroundTruth,
+  PropertyChecker,
+  type Structure,
+} from "../properties/index.ts";
 
 const SENSITIVE_KERNEL_DATA: Owner = owner(OWNER_KERNEL, 0, true);
 
 class ResidueCpuTruth implements CpuTruth {
   readonly id: number;
+  /** What this thread of the core brought in itself. */
+  readonly own: Contents;
   private readonly cpu: ResidueCpu;
 
   constructor(cpu: ResidueCpu) {
     this.id = cpu.id;
     this.cpu = cpu;
+    this.own = { holds: (structure) => cpu.labels.ofOwn(structure) };
   }
 
   get steps(): number {
@@ -56,7 +66,7 @@ class ResidueCpuTruth implements CpuTruth {
   }
 
   get contents(): number {
-    return this.cpu.labels.changes;
+    return this.cpu.labels.version;
   }
 
   holds(structure: Structure): ReadonlySet<Owner> {
@@ -70,6 +80,7 @@ export function residueTruth(machine: ResidueMachine): GroundTruth {
     memory: machine.memory,
     watch: machine.memory,
     cpus: machine.cpus.map((cpu) => new ResidueCpuTruth(cpu)),
+    threadsPerCore: machine.threadsPerCore,
     frameOwner: (pfn) => machine.memory.frameOwner(pfn),
   };
 }

@@ -5,6 +5,7 @@ import type { Findings } from "./findings.ts";
 import type { CpuTruth, GroundTruth } from "./ground-truth.ts";
 import { exposedData, refusedTraining, type VmOwners } from "./judge.ts";
 import type { Domain, KernelView, TaskState } from "./kernel-view.ts";
+import { SiblingJudge } from "./sibling-judge.ts";
 
 export class EntryJudge {
   private readonly truth: GroundTruth;
@@ -13,19 +14,27 @@ export class EntryJudge {
   private readonly vms: VmOwners;
   /** CPUs on which a handler nested in a critical section since code last ran in it. */
   private readonly nested = new Set<number>();
-  /** Steps of each CPU when its user code was last found right. */
-  private readonly judgedAt = new Map<number, number>();
+  /** Steps of each CPU when its user code was last found right, and what its structures held. */
+  private readonly judgedAt = new Map<number, { readonly steps: number; readonly contents: number }>();
+  private readonly siblings: SiblingJudge;
 
   constructor(truth: GroundTruth, view: KernelView, findings: Findings, vms: VmOwners) {
     this.truth = truth;
     this.view = view;
     this.findings = findings;
     this.vms = vms;
+    this.siblings = new SiblingJudge(truth, view, findings, vms);
+  }
+
+  /** Before a kernel step: the CPU does not run user or guest code, but its sibling may. */
+  kernel(cpu: CpuTruth): void {
+    this.siblings.kernelStep(cpu);
   }
 
   reset(): void {
     this.nested.clear();
     this.judgedAt.clear();
+    this.siblings.reset();
   }
 
   /** A handler nested in the running task's critical section. */
@@ -36,8 +45,10 @@ export class EntryJudge {
   user(cpu: CpuTruth): void {
     const { findings, view } = this;
     // Between two instructions of user code no step was made: nothing but that code's own traces has changed.
-    if (this.judgedAt.get(cpu.id) === cpu.steps) return;
-    this.judgedAt.set(cpu.id, cpu.steps);
+    const { steps, contents } = cpu;
+    const judged = this.judgedAt.get(cpu.id);
+    if (judged !== undefined && judged.steps === steps && judged.contents === contents) return;
+    this.judgedAt.set(cpu.id, { steps, contents });
     findings.note("S3: user code was entered");
     const scan = view.scan(cpu);
     const { mm } = scan;
@@ -101,6 +112,7 @@ export class EntryJudge {
   /** S1 and S2 for code of `domain`. */
   private structures(cpu: CpuTruth, domain: Domain, kind: "user" | "guest"): void {
     const { findings, view, vms } = this;
+    this.siblings.entered(cpu, domain, kind);
     const { model } = this.truth;
     const who = kind === "user" ? "user code" : "the guest";
     if (findings.isEnabled("S1")) {

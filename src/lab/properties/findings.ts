@@ -20,6 +20,8 @@ export type Occurrence =
   | "S1: the restricted kernel ran with its own process's training"
   | "S2: a guest was entered with data in L1D that it may see"
   | "S2: user code was entered with data in L1D that it may see"
+  | "S2: a CPU was in the kernel while its sibling ran code in a domain"
+  | "S2: siblings ran code of one domain at the same time"
   | "S3: a guest was entered"
   | "S3: user code was entered"
   | "S3: user code was entered in its own domain"

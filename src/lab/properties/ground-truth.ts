@@ -17,7 +17,13 @@ import {
 /** Structures of a core, by their names in reports. */
 export type Structure = "L1D" | "fill buffers" | "branch target buffer" | "return stack";
 
-export interface CpuTruth {
+/** What structures hold. */
+export interface Contents {
+  /** Owners whose data or training the structure may hold. */
+  holds(structure: Structure): ReadonlySet<Owner>;
+}
+
+export interface CpuTruth extends Contents {
   readonly id: number;
   /** Live steps of this CPU so far. */
   readonly steps: number;
@@ -30,8 +36,8 @@ export interface CpuTruth {
   readonly depth: number;
   /** Changes whenever what a structure holds may have changed. */
   readonly contents: number;
-  /** Owners whose data or training the structure may hold. */
-  holds(structure: Structure): ReadonlySet<Owner>;
+  /** What of it this thread brought in itself, where its core has another one that brings in things: all that its taints speak of. */
+  readonly own?: Contents;
 }
 
 /** A machine that notices when words change that somebody reads at every step. */
@@ -46,6 +52,8 @@ export interface GroundTruth {
   readonly memory: PhysicalMemory;
   readonly cpus: readonly CpuTruth[];
   readonly watch?: MemoryWatch;
+  /** Logical CPUs of a core, neighbours by number; 1 when left out. */
+  readonly threadsPerCore?: number;
   /** Owner of a frame. */
   frameOwner(pfn: number): Owner;
 }

@@ -1,5 +1,5 @@
 export { type CheckerOptions, Findings, type Occurrence } from "./findings.ts";
-export { type CpuTruth, type GroundTruth, ownerText, type Structure } from "./ground-truth.ts";
+export { type Contents, type CpuTruth, type GroundTruth, ownerText, type Structure } from "./ground-truth.ts";
 export { sampleable } from "./judge.ts";
 export { type Domain, KernelView } from "./kernel-view.ts";
 export { auditDomain } from "./mapping-audit.ts";

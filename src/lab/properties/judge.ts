@@ -23,7 +23,7 @@ import {
   ASI_TAINT_USER_CONTROL,
   ASI_TAINT_USER_DATA,
 } from "../../kernel/index.ts";
-import type { CpuTruth, Structure } from "./ground-truth.ts";
+import type { Contents, Structure } from "./ground-truth.ts";
 import type { Domain, KernelView } from "./kernel-view.ts";
 
 /**
@@ -86,7 +86,7 @@ export function sampleable(model: CpuModel): Structure[] {
 }
 
 /** Training in the return stack that the unrestricted kernel refuses. */
-export function refusedReturns(cpu: CpuTruth, view: KernelView): Finding | undefined {
+export function refusedReturns(cpu: Contents, view: KernelView): Finding | undefined {
   const refuses = unrestrictedRefuses(view);
   for (const owner of cpu.holds("return stack")) if (refuses(owner)) return { structure: "return stack", owner };
   return undefined;
@@ -95,7 +95,7 @@ export function refusedReturns(cpu: CpuTruth, view: KernelView): Finding | undef
 /** A predictor entry on `cpu` that code in `domain` refuses; domain undefined: the unrestricted kernel. */
 export function refusedTraining(
   model: CpuModel,
-  cpu: CpuTruth,
+  cpu: Contents,
   view: KernelView,
   domain: Domain | undefined,
   vms: VmOwners,
@@ -124,7 +124,7 @@ function domainRefuses(view: KernelView, domain: Domain, vms: VmOwners): (label:
 }
 
 /** Sensitive data in a structure that code of `domain` could sample and that the domain's policy protects from it. */
-export function exposedData(model: CpuModel, cpu: CpuTruth, view: KernelView, domain: Domain, vms: VmOwners): Finding | undefined {
+export function exposedData(model: CpuModel, cpu: Contents, view: KernelView, domain: Domain, vms: VmOwners): Finding | undefined {
   // What a monitor gave up it gave up for itself: its own data, nobody else's.
   const givenUp = view.isWithoutSecrets(domain) ? ASI_TAINT_USER_DATA : 0;
   const protectData = view.policyOf(domain).protectData | ((DEMANDED.get(domain.classId)?.protectData ?? 0) & ~givenUp);

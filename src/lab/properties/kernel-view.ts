@@ -94,6 +94,7 @@ function staticAddress(name: string): VirtAddr | undefined {
 }
 
 const classesAddress = staticAddress("asi_class");
+const quietAddress = staticAddress("asi_quiet");
 const classesPhysical = classesAddress === undefined ? -1 : classesAddress - KERNEL_DATA_BASE + KERNEL_DATA_PHYSICAL;
 const featureAddress = staticAddress("X86_FEATURE_ASI");
 const ptiAddress = staticAddress("X86_FEATURE_PTI");
@@ -348,7 +349,14 @@ export class KernelView {
     found.domains.push(...this.domainsOf(mm));
     found.restricted = found.domains.find((domain) => domain.pgd === root);
     if (found.currAsi !== NULL && !found.domains.some((domain) => domain.address === found.currAsi)) this.addCurrent(found, root);
+    if (found.restricted === undefined) found.restricted = this.quiet(root);
     return found;
+  }
+
+  /** Option core_sched: the domain of idle threads, if `root` is its root; curr_asi names the next one a few steps before CR3 does. */
+  private quiet(root: PhysAddr): Domain | undefined {
+    if (quietAddress === undefined || this.word(quietAddress + Asi.offset.pgd) !== root) return undefined;
+    return this.domainAt(quietAddress as Ptr<"asi">, root, this.mmNumber(this.initMm), 0); // the static object
   }
 
   /** A domain that no mm embeds (one of a VM's own), or that of another mm: only curr_asi tells of it. */

@@ -88,6 +88,7 @@ export class PropertyChecker {
     const known = this.steps.known(cpu);
     if (known !== undefined) return known;
     if (!this.view.isUp(cpu) || !this.view.isAsiEnabled()) return false;
+    this.entries.kernel(cpu);
     return this.steps.step(cpu);
   }
 

@@ -214,27 +214,29 @@ export class StepJudge {
     const { findings } = this;
     if (!findings.isEnabled("S10")) return;
     const { model } = this.truth;
+    // The byte is a thread's and says nothing of its sibling.
+    const own = cpu.own ?? cpu;
     if ((byte & ASI_TAINTS_CONTROL_MASK) === 0) {
-      const found = refusedTraining(model, cpu, this.view, undefined, this.vms);
+      const found = refusedTraining(model, own, this.view, undefined, this.vms);
       if (found !== undefined) this.taintLie(cpu, byte, found.structure, found.owner, "the unrestricted kernel");
     }
     if (rsbTaintAddress !== 0 && this.view.u8(rsbTaintAddress) !== 0 && (byte & ASI_TAINT_RETURN_STACK) === 0) {
-      const found = refusedReturns(cpu, this.view);
+      const found = refusedReturns(own, this.view);
       if (found !== undefined) this.taintLie(cpu, byte, found.structure, found.owner, "the unrestricted kernel");
     }
     for (const domain of domains) {
       const policy = this.view.policyOf(domain);
       const taints = this.taintsFor(cpu, byte, domain);
       if ((taints & policy.preventControl & ASI_TAINTS_CONTROL_MASK) === 0) {
-        const found = refusedTraining(model, cpu, this.view, domain, this.vms);
+        const found = refusedTraining(model, own, this.view, domain, this.vms);
         if (found !== undefined) this.taintLie(cpu, taints, found.structure, found.owner, `the domain at ${hex(domain.address)}`);
-        else if (cpu.holds("branch target buffer").size > 0)
+        else if (own.holds("branch target buffer").size > 0)
           findings.note("S10: a domain owed no control flush while a predictor held training");
       }
       if ((taints & policy.protectData & ASI_TAINTS_DATA_MASK) === 0) {
-        const found = exposedData(model, cpu, this.view, domain, this.vms);
+        const found = exposedData(model, own, this.view, domain, this.vms);
         if (found !== undefined) this.taintLie(cpu, taints, found.structure, found.owner, `the domain at ${hex(domain.address)}`);
-        else if (cpu.holds("L1D").size > 0) findings.note("S10: a domain owed no data flush while L1D held data");
+        else if (own.holds("L1D").size > 0) findings.note("S10: a domain owed no data flush while L1D held data");
       }
     }
   }

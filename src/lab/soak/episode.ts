@@ -68,6 +68,8 @@ export interface EpisodeResult {
   readonly events: number;
   /** By the number of the trace event, and by action. */
   readonly counts: ReadonlyMap<string, number>;
+  /** How often the situations came up that the properties are about. */
+  readonly occurred: ReadonlyMap<string, number>;
   readonly steps: number;
   readonly failure: EpisodeFailure | undefined;
   /** What each item of each process came to, in the order in which they ended; only where they were asked for. */
@@ -145,6 +147,7 @@ class Episode {
       model: findCpuModel(config.model) ?? fail(`no CPU model ${config.model}`),
       memoryBytes: config.memoryMegabytes * 2 ** 20,
       cpus: config.cpus,
+      threadsPerCore: config.hasSiblings === true ? 2 : 1,
       image: this.image(config),
       commandLine: config.commandLine,
       observer,
@@ -375,6 +378,7 @@ export function runEpisode(script: Script, options: EpisodeOptions = {}): Episod
   return {
     events: episode?.events ?? 0,
     counts: episode?.counts ?? new Map(),
+    occurred: episode?.check.checker.occurred ?? new Map(),
     steps: episode?.machine.cpus.reduce((sum, one) => sum + one.steps, 0) ?? 0,
     failure,
     outcomes: episode?.outcomes ?? [],

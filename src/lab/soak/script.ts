@@ -30,6 +30,8 @@ export interface EpisodeConfig {
   readonly model: string;
   readonly commandLine: string;
   readonly cpus: number;
+  /** CPUs are the two threads of a core each. */
+  readonly hasSiblings?: boolean;
   readonly memoryMegabytes: number;
   /** Processes that the kernel starts. */
   readonly processes: number;
@@ -50,6 +52,7 @@ interface Fields {
   readonly model?: unknown;
   readonly commandLine?: unknown;
   readonly cpus?: unknown;
+  readonly hasSiblings?: unknown;
   readonly memoryMegabytes?: unknown;
   readonly processes?: unknown;
   readonly slot?: unknown;
@@ -97,12 +100,13 @@ function configOf(value: unknown, file: string, line: number): EpisodeConfig {
     throw new UsageError(`${file}:${line}: ${what}`);
   };
   if (!isRecord(value)) return bad("the configuration is an object");
-  const { preset, model, commandLine, cpus, memoryMegabytes, processes } = value;
+  const { preset, model, commandLine, cpus, hasSiblings, memoryMegabytes, processes } = value;
   if (!isOneOf(preset, PRESETS)) return bad(`preset is one of ${PRESETS.join(", ")}`);
   if (typeof model !== "string" || typeof commandLine !== "string") return bad("model and commandLine are strings");
   if (!isCount(cpus) || !isCount(memoryMegabytes) || !isCount(processes))
     return bad("cpus, memoryMegabytes and processes are whole numbers");
-  return { preset, model, commandLine, cpus, memoryMegabytes, processes };
+  if (hasSiblings !== undefined && typeof hasSiblings !== "boolean") return bad("hasSiblings is true or false");
+  return { preset, model, commandLine, cpus, ...(hasSiblings === undefined ? {} : { hasSiblings }), memoryMegabytes, processes };
 }
 
 function injectedOf(value: unknown): Injected | undefined {

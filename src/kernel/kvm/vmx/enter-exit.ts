@@ -13,6 +13,7 @@ import {
 } from "../../../hardware/index.ts";
 import { flushTaints } from "../../asi/asi-options.ts";
 import { asiEnter, asiRelax, asiReturnStackIsFilled, asiReturnStackIsLent } from "../../asi/asi-transition.ts";
+import { siblingsGate } from "../../asi/siblings.ts";
 import { clearCpuBufVm } from "../../mitigations/feature-keys.ts";
 import { hostSpecCtrlMatters } from "../../mitigations/spec-ctrl.ts";
 import { vmscapeAfterVmExit } from "../../mitigations/vmscape.ts";
@@ -64,6 +65,9 @@ export function vmxVcpuEnterExit(vcpu: Ptr<"kvm_vcpu">, vmx: VcpuVmx, isLaunched
 
   const { cr2 } = common;
   if (cr2 !== cpu.readCr2()) cpu.writeCr2(cr2);
+
+  // The last act but one: an interrupt that it sends to this CPU is held, and ends the guest before its first instruction.
+  siblingsGate(Kvm.at(common.kvm).asi);
 
   const flags = (isLaunched ? VMX_RUN_VMRESUME : 0) | protectionFlags(common);
   if (rsbVmexit.isEnabled()) asiReturnStackIsLent();

@@ -17,6 +17,7 @@ import {
   VM_ENTRY_IA32E_MODE,
   VMCS,
 } from "../../../hardware/index.ts";
+import { siblingsSpecCtrl } from "../../asi/siblings.ts";
 import { symbolAddress } from "../../boot/kernel-text.ts";
 import { idtTable } from "../../entry/descriptor-tables.ts";
 import { cpuTss, gdtPage } from "../../entry/entry-area.ts";
@@ -154,4 +155,6 @@ export function vmxVcpuReset(vcpu: Ptr<"kvm_vcpu">): void {
   cpu.store64(addVirt(vcpu, KvmVcpu.offset.msrs + GUEST_MSR.APICBASE), APIC_BASE_RESET, 0);
   cpu.store64(addVirt(vcpu, KvmVcpu.offset.msrs + GUEST_MSR.PAT), PAT_RESET_LOW, PAT_RESET_HIGH);
   cpu.store64(addVirt(vcpu, KvmVcpu.offset.msrs + GUEST_MSR.MISC_ENABLE), 1, 0);
+  // Not offered to guests, hence never changed by one.
+  cpu.store64(addVirt(vcpu, KvmVcpu.offset.msrs + GUEST_MSR.SPEC_CTRL), siblingsSpecCtrl(), 0);
 }
