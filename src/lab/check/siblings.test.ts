@@ -188,6 +188,11 @@ test("two threads of one process run beside one another, which no domain forbids
 
 test("without core_sched siblings see what is protected from them: training, and with STIBP everywhere still data", () => {
   assert.match(run(2, { commandLine: BASE, turns: 4000 }).violation?.message ?? "", /^S1 .*branch target buffer|^S2 /);
-  const { violation } = run(2, { commandLine: `${BASE} spectre_v2_user=on`, turns: 4000 });
-  assert.match(violation?.message ?? "", /^S2 .*L1D of the kernel .*while its sibling brings in data/);
+  const found = [1, 2, 3, 4].map((seed) => run(seed, { commandLine: `${BASE} spectre_v2_user=on`, turns: 4000 }).violation?.message ?? "");
+  for (const message of found) assert.match(message, /^S2 /);
+  // Not only what is still there at an entry: what comes in while the code runs.
+  assert.ok(
+    found.some((message) => message.includes("while its sibling brings in data")),
+    found.join("\n"),
+  );
 });
