@@ -85,10 +85,11 @@ export class PropertyChecker {
 
   /** Before every live step. @returns true when ASI is on and the CPU unrestricted: everything is within speculation's reach. */
   beforeStep(cpu: CpuTruth): boolean {
+    // Whatever is known of this CPU: what it brings in is judged against what the other thread of its core runs.
+    this.entries.kernel(cpu);
     const known = this.steps.known(cpu);
     if (known !== undefined) return known;
     if (!this.view.isUp(cpu) || !this.view.isAsiEnabled()) return false;
-    this.entries.kernel(cpu);
     return this.steps.step(cpu);
   }
 
