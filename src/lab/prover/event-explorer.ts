@@ -197,7 +197,7 @@ export class EventExplorer implements Explorable {
     } catch (error) {
       // A kernel that stops (an oops, a triple fault, an access that faults for ever) has not made progress.
       if (!(error instanceof InvariantError)) throw error;
-      return { signature: signatureOf(`S6 ${error.message}`), message: `S6: ${error.message}` };
+      return { signature: `S6 ${signatureOf(error.message)}`, message: `S6: ${error.message}` };
     }
     return this.isKnown ? undefined : this.violation();
   }
@@ -217,7 +217,7 @@ export class EventExplorer implements Explorable {
     const first = checker.violations[0];
     if (first !== undefined) {
       const { property, structure, owner, detail } = first;
-      return { signature: signatureOf(`${property} ${structure} ${owner} ${detail}`), message: describeViolation(first) };
+      return { signature: `${property} ${signatureOf(`${structure} ${owner} ${detail}`)}`, message: describeViolation(first) };
     }
     const { warning } = this.system;
     if (warning === undefined) return undefined;

@@ -20,7 +20,7 @@ const CONFIGURATION: Configuration = {
 };
 const RUN_GUEST = encodeStart(0, 1);
 const YIELD = encodeStart(0, 2);
-const SIGNATURE = "S# branch target buffer mm # (sensitive) the restricted kernel runs with training that it refuses";
+const SIGNATURE = "S1 branch target buffer mm # (sensitive) the restricted kernel runs with training that it refuses";
 const NMI = INJECTION_KINDS.indexOf("nmi sensitive");
 
 function real(path: readonly EventCode[], signature = SIGNATURE): RealReplay {

@@ -119,7 +119,7 @@ export function replayReal({ configuration, events, found }: Replay): RealReplay
     return execute(run, story, events, not);
   } catch (error) {
     if (!(error instanceof InvariantError)) throw error;
-    const isSame = signatureOf(`S6 ${error.message}`) === found.finding.signature;
+    const isSame = `S6 ${signatureOf(error.message)}` === found.finding.signature;
     return isSame
       ? { isReproduced: true, why: error.message, injected: run.injected, leaked: [], others: [] }
       : not(`the kernel stops there: ${error.message}`, run);

@@ -23,7 +23,7 @@ const CONFIGURATION: Configuration = {
 const RUN_GUEST = encodeStart(0, 1);
 const YIELD = encodeStart(0, 3);
 const injection = (at: number, kind: InjectionKind): number => encodeInjection(at, INJECTION_KINDS.indexOf(kind));
-const SIGNATURE = "S# branch target buffer mm # (sensitive) the restricted kernel runs with training that it refuses";
+const SIGNATURE = "S1 branch target buffer mm # (sensitive) the restricted kernel runs with training that it refuses";
 const FOUND: Found = {
   path: [[YIELD], [RUN_GUEST, injection(60, "nmi sensitive")]],
   finding: { signature: SIGNATURE, message: "training of another process" },

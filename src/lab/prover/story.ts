@@ -3,7 +3,7 @@
 import { fail, OWNER_NONE } from "../../hardware/index.ts";
 import { kernelCallers } from "../../kernel/index.ts";
 import type { ResidueCpu } from "../../residue/index.ts";
-import { type CpuTruth, describeViolation, PROPERTIES, type Violation } from "../properties/index.ts";
+import { type CpuTruth, PROPERTIES, type Violation } from "../properties/index.ts";
 import { type Configuration, kernelCommandLine } from "./configuration.ts";
 import { type CpuWords, cpuWords, heldWords, STRUCTURES } from "./cpu-words.ts";
 import { decodeInjection, decodeStart, type EventCode } from "./event-code.ts";
@@ -120,8 +120,7 @@ export class StoryTeller {
     this.system = new System(configuration);
     this.explorer = new EventExplorer(this.system, configuration);
     const { check } = this.system;
-    const [first] = check.checker.violations;
-    this.foundInSetUp = first === undefined ? "" : describeViolation(first);
+    this.foundInSetUp = this.explorer.foundBefore[0] ?? "";
     // What was found while the processes set up what they need is judged anew by the first event.
     this.explorer.rewind(this.explorer.mark());
     this.names = new KernelNames(check.checker.view, check.truth.cpus);
