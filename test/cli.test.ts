@@ -141,7 +141,11 @@ const unwritable = join(scratch, "no-such-folder", "ledger.json");
 copyFileSync(guest("hello"), join(scratch, "fine.elf"));
 
 const BAD: readonly { readonly what: string; readonly args: readonly string[]; readonly says: RegExp }[] = [
-  { what: "an unknown command", args: ["rnu"], says: /unknown command rnu; one of demo, run, attack, map, options, soak, check, explain, cpus/ },
+  {
+    what: "an unknown command",
+    args: ["rnu"],
+    says: /unknown command rnu; one of demo, run, attack, map, options, soak, check, explain, cpus/,
+  },
   { what: "an unknown topic", args: ["explain", "asi"], says: /explain: asi: one of rfc-v2, cordon-fast is accepted/ },
   { what: "a seed that is none", args: ["soak", "--seed", "x"], says: /--seed x: a whole number from 0 to 4294967295 is accepted/ },
   { what: "a script that is none", args: ["soak", "--replay", notElf], says: /text\.elf:1: not a line of JSON/ },
