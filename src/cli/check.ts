@@ -10,7 +10,7 @@ import {
   namedConfiguration,
   parseConfiguration,
   prove,
-  type SearchState,
+  type SearchProgress,
   searchIdentity,
   withFlags,
 } from "../lab/index.ts";
@@ -121,16 +121,16 @@ function baseOf(given: string | undefined): Configuration {
 const PROGRESS_SECONDS = 2;
 
 /** Says now and then how far it is, if somebody watches. */
-function progressLine(): (state: SearchState) => boolean {
+function progressLine(): (progress: SearchProgress) => boolean {
   const started = performance.now();
   let next = started + PROGRESS_SECONDS * 1000;
-  return ({ tree, depth, layerStart, layerEnd, next: done, executions, found }) => {
+  return ({ states, depth, layerStart, layerEnd, next: done, executions, found }) => {
     const now = performance.now();
     if (!process.stderr.isTTY || now < next) return false;
     next = now + PROGRESS_SECONDS * 1000;
     const rate = Math.round(executions / ((now - started) / 1000));
     const layer = `events ${depth + 1}: ${done - layerStart} of ${layerEnd - layerStart} states expanded`;
-    process.stderr.write(`cordon: ${tree.size} states, ${layer}, ${executions} executions, ${rate} a second, ${found.length} found\n`);
+    process.stderr.write(`cordon: ${states} states, ${layer}, ${executions} executions, ${rate} a second, ${found} found\n`);
     return false;
   };
 }

@@ -12,12 +12,6 @@ function hashOf({ machine }: System): string {
   return `${machine.hashHigh >>> 0} ${machine.hashLow >>> 0}`;
 }
 
-function choicesOf(system: System): readonly EventChoice[] {
-  const choices: EventChoice[] = [];
-  system.choices(choices);
-  return choices;
-}
-
 function run(system: System, choice: EventChoice): void {
   system.begin(choice);
   equal(system.runEvent(choice), "edge");
@@ -26,7 +20,7 @@ function run(system: System, choice: EventChoice): void {
 /** Does `operation` on CPU 0, as soon as the process that runs there can: others go on or give the CPU back before. */
 function perform(system: System, operation: string): void {
   for (let tries = 0; tries < 20; tries++) {
-    const choices = choicesOf(system);
+    const choices = system.choices();
     const waiting = choices.filter((choice) => choice.operation === "continue");
     const pending = waiting[tries % Math.max(1, waiting.length)];
     const wanted = choices.find((choice) => choice.cpu === 0 && choice.operation === operation);
@@ -98,7 +92,7 @@ test("the hash that follows the changes is the hash of the state, at each edge o
       marks.push({ mark: system.machine.mark(), checked: system.check.checker.mark(), hash: hashOf(system) });
       equal(hashOf(system), scratch(), `before event ${event}`);
     }
-    const choices = choicesOf(system);
+    const choices = system.choices();
     run(system, choices[random.next() % choices.length] ?? fail("nobody can go on"));
   }
   for (const place of marks.reverse()) {

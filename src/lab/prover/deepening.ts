@@ -2,7 +2,7 @@
 // of memory. A state is gone on from again only when it is reached with fewer events than before.
 import type { EventCode } from "./event-code.ts";
 import type { Explorable } from "./explorable.ts";
-import { compareFound, type Found, type SearchEnd, type SearchLimits, type SearchResult } from "./search.ts";
+import { compareFound, type Found, keepShortest, type SearchEnd, type SearchLimits, type SearchResult } from "./search.ts";
 
 interface Candidate {
   readonly event: EventCode;
@@ -34,9 +34,7 @@ class Deepening {
     for (const start of system.starts()) {
       this.executions += system.explore(start, (event, finding) => {
         if (finding !== undefined) {
-          const known = this.found.get(finding.signature);
-          const found: Found = { path: [...path, event], finding };
-          if (known === undefined || compareFound(found, known) < 0) this.found.set(finding.signature, found);
+          keepShortest(this.found, { path: [...path, event], finding });
           return;
         }
         const key = `${system.stateLow} ${system.stateHigh}`;

@@ -11,7 +11,7 @@ import {
 import type { Configuration } from "./configuration.ts";
 import { operationNames } from "./operations.ts";
 import { prove, type Verdict } from "./prove.ts";
-import { type EventChoice, System } from "./system.ts";
+import { System } from "./system.ts";
 
 /** Of one operation, when the one before it was the same. */
 export interface OperationCost {
@@ -60,9 +60,7 @@ function costsOf(configuration: Configuration): ReadonlyMap<string, OperationCos
 function costOf(system: System, operation: string): OperationCost | undefined {
   const count = { transitions: 0, controlFlushes: 0, dataFlushes: 0, returnStackFills: 0 };
   for (const isCounted of [false, true]) {
-    const choices: EventChoice[] = [];
-    system.choices(choices);
-    const choice = choices.find((one) => one.cpu === 0 && one.operation === operation);
+    const choice = system.choices().find((one) => one.cpu === 0 && one.operation === operation);
     if (choice === undefined) return undefined;
     system.onTrace = (event, a) => {
       if (!isCounted) return;

@@ -3,6 +3,7 @@
 import { fail, InvariantError, RFLAGS_IF } from "../../hardware/index.ts";
 import type { Mark, ResidueCpu } from "../../residue/index.ts";
 import { describeViolation } from "../properties/index.ts";
+import { signatureOf } from "../signature.ts";
 import { raiseInterrupt, raiseMachineCheck } from "./deliveries.ts";
 import { decodeInjection, decodeStart, type EventCode, encodeInjection, encodeStart } from "./event-code.ts";
 import type { Explorable, Finding, Visitor } from "./explorable.ts";
@@ -35,11 +36,6 @@ const FAILURES_SHIFT = 8;
 const SWITCH = INJECTION_KINDS.indexOf("switch");
 const FAILURE = INJECTION_KINDS.indexOf("failure");
 
-/** A message without what differs from run to run: addresses and numbers. */
-export function signatureOf(message: string): string {
-  return message.replace(/-?0x[0-9a-f]+/g, "#").replace(/\d+/g, "#");
-}
-
 /** A step before which something could be injected. */
 interface Position {
   readonly place: number;
@@ -50,12 +46,11 @@ interface Position {
 export class EventExplorer implements Explorable {
   readonly system: System;
   private readonly bounds: Bounds;
-  private readonly kinds: number[];
+  private readonly kinds: readonly number[];
   private readonly places: Place[] = [];
   private switches = 0;
   private failures = 0;
-  private readonly found: EventChoice[] = [];
-  // What came of the execution.
+  // What came of the execution; and whether one since the last choice of an allocation made it fail.
   private isKnown = false;
   private hasFailed = false;
   // The execution under way: injections that are still to come, the present step of its CPU, and where more could be injected.
@@ -74,20 +69,30 @@ export class EventExplorer implements Explorable {
   /** What was violated while the processes set up, before anything is explored. */
   readonly foundBefore: readonly string[];
   private readonly isReduced: boolean;
+  private readonly root: number;
 
   /** `learnt`: what earlier searches learnt of footprints; undefined: nothing is left out. */
   constructor(system: System, bounds: Bounds, learnt?: Learnt) {
-    this.footprint = new Footprint(system.machine, learnt ?? []);
+    this.footprint = new Footprint(system.machine);
+    this.footprint.give(learnt ?? []);
     this.isReduced = learnt !== undefined;
     this.system = system;
     this.bounds = bounds;
-    this.kinds = bounds.injections.map((kind) => INJECTION_KINDS.indexOf(kind));
-    if (bounds.switches > 0) this.kinds.push(INJECTION_KINDS.indexOf("switch"));
+    // Which allocations fail is chosen at the beginning of an event; suspensions have a bound of their own.
+    const delivered = bounds.injections.filter((kind) => kind !== "failure" && kind !== "switch");
+    this.kinds = [...delivered, ...(bounds.switches > 0 ? (["switch"] as const) : [])].map((kind) => INJECTION_KINDS.indexOf(kind));
     this.seen = Array.from({ length: bounds.injectionsPerEvent + 1 }, () => new Visited());
     const { violations } = system.check.checker;
     this.foundBefore = violations.map(describeViolation);
     violations.length = 0;
     system.check.onStep = (cpu) => this.beforeStep(cpu);
+    this.root = this.mark();
+  }
+
+  /** Another search from the root, which leaves out by what is known now. */
+  beginAgain(learnt: Learnt): void {
+    this.rewind(this.root);
+    this.footprint.give(learnt);
   }
 
   get stateLow(): number {
@@ -114,9 +119,7 @@ export class EventExplorer implements Explorable {
   }
 
   starts(): readonly number[] {
-    this.found.length = 0;
-    this.system.choices(this.found);
-    return this.found.map(({ cpu, operation }) => encodeStart(cpu, this.system.names.indexOf(operation)));
+    return this.system.choices().map(({ cpu, operation }) => encodeStart(cpu, this.system.names.indexOf(operation)));
   }
 
   explore(start: number, visit: Visitor): number {
@@ -127,6 +130,7 @@ export class EventExplorer implements Explorable {
     this.rewind(here);
     // As long as there is such an attempt to allocate memory.
     for (let nth = 1; this.failures < this.bounds.failures; nth++) {
+      this.hasFailed = false;
       executions += this.branch([start, encodeInjection(nth, FAILURE)], undefined, visit);
       this.rewind(here);
       if (!this.hasFailed) break;
@@ -179,7 +183,6 @@ export class EventExplorer implements Explorable {
     this.step = step;
     this.positions = positions;
     this.isKnown = false;
-    this.hasFailed = false;
     this.footprint.isHandler = false;
     this.handlerDepth = Number.POSITIVE_INFINITY;
     this.footprint.nextStep();

@@ -54,19 +54,19 @@ export class Expander {
   expand(paths: readonly (readonly EventCode[])[]): Expansion {
     const { system } = this;
     const successors: Successor[] = [];
-    const seen = new Set<string>();
     let executions = 0;
     for (const [index, path] of paths.entries()) {
       executions += this.goTo(path);
       const here = system.mark();
+      const findings = new Map<string, Successor>();
       for (const start of system.starts()) {
         executions += system.explore(start, (event, finding) => {
           if (finding !== undefined) {
-            // One example of each fault from each start is enough: the lists come in the order of their lengths.
-            const key = `${index} ${finding.signature}`;
-            if (seen.has(key)) return;
-            seen.add(key);
-            successors.push({ index, event, low: 0, high: 0, finding });
+            // One example of each fault is enough: that with the fewest injections.
+            const known = findings.get(finding.signature);
+            if (known === undefined || event.length < known.event.length) {
+              findings.set(finding.signature, { index, event, low: 0, high: 0, finding });
+            }
             return;
           }
           const { stateLow: low, stateHigh: high } = system;
@@ -74,6 +74,7 @@ export class Expander {
         });
       }
       system.rewind(here);
+      successors.push(...findings.values());
     }
     const occurred = [...system.occurred()].filter((situation) => !this.occurred.has(situation));
     for (const situation of occurred) this.occurred.add(situation);

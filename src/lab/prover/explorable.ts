@@ -23,8 +23,8 @@ export interface Explorable {
   /** What can begin now, in a fixed order. */
   starts(): readonly number[];
   /**
-   * Executes `start` with each list of injections that the bounds allow and the reductions leave, the shortest lists first. The state
-   * is the present one again afterwards.
+   * Executes `start` with each list of injections that the bounds allow and the reductions leave. The state is the present one again
+   * afterwards.
    * @returns number of executions
    */
   explore(start: number, visit: Visitor): number;

@@ -27,14 +27,21 @@ export class Footprint implements AccessWatch {
   private readonly known: Uint16Array;
   private readonly added = new Set<number>();
 
-  constructor(machine: ResidueMachine, given: Learnt) {
-    this.given = new Uint16Array(machine.memory.size / 4);
-    for (const packed of given) {
-      const word = Math.floor(packed / 2 ** BITS);
-      this.given[word] = (this.given[word] ?? 0) | (packed % 2 ** BITS);
-    }
-    this.known = this.given.slice();
+  constructor(machine: ResidueMachine) {
+    const words = machine.memory.size / 4;
+    this.given = new Uint16Array(words);
+    this.known = new Uint16Array(words);
     for (const cpu of machine.cpus) cpu.watchAccesses(this);
+  }
+
+  /** From now on steps are judged by all that is in `learnt`. */
+  give(learnt: Learnt): void {
+    for (const packed of learnt) {
+      const word = Math.floor(packed / 2 ** BITS);
+      const bits = packed % 2 ** BITS;
+      this.given[word] = (this.given[word] ?? 0) | bits;
+      this.known[word] = (this.known[word] ?? 0) | bits;
+    }
   }
 
   /** Takes what was learnt since it was last taken. */

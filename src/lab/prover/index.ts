@@ -12,7 +12,7 @@ export { explorerOf, type Outcome, type ProveOptions, prove, searchIdentity, typ
 export { type RealReplay, replayReal } from "./real-replay.ts";
 export { minimise, type ReplayEnd, Replayer, type ReplayResult, replay } from "./replay.ts";
 export { formatReplay, parseReplay, type Replay, replaySchema } from "./replay-file.ts";
-export type { Found, SearchResult, SearchState } from "./search.ts";
+export type { Found, SearchProgress, SearchResult, SearchState } from "./search.ts";
 export { expectedOccurrences, missingOccurrences } from "./sometimes.ts";
 export { type Happening, type Story, type StoryEvent, tellStory } from "./story.ts";
 export { storyText } from "./story-text.ts";

@@ -5,7 +5,7 @@ import { searchDeepening } from "./deepening.ts";
 import { EventExplorer } from "./event-explorer.ts";
 import { Expander } from "./expander.ts";
 import type { Learnt } from "./footprint.ts";
-import { type Expanders, Search, type SearchResult, type SearchState } from "./search.ts";
+import { type Expanders, Search, type SearchProgress, type SearchResult, type SearchState } from "./search.ts";
 import { missingOccurrences } from "./sometimes.ts";
 import { System } from "./system.ts";
 import { collisionProbability } from "./visited.ts";
@@ -23,7 +23,7 @@ export interface ProveOptions {
   /** Every injection before every step: to compare with. */
   readonly isUnreduced?: boolean;
   /** Called after each piece of work; true: stop here. */
-  readonly progress?: (state: SearchState) => boolean;
+  readonly progress?: (progress: SearchProgress) => boolean;
 }
 
 /** proved: within the bounds; refuted: there is a counterexample; incomplete: neither, see `why`. */
@@ -68,75 +68,95 @@ const LEARNING_DEPTH = 2;
 const SAVE_SECONDS = 60;
 const MEBIBYTE = 2 ** 20;
 
+/** One system, or one for each worker, for all searches of a proof: making one takes longer than many a search. */
+class Prover {
+  readonly explorer: EventExplorer;
+  private readonly configuration: Configuration;
+  private readonly options: ProveOptions;
+  private readonly workers: Workers | undefined;
+  private given: Learnt;
+  private hasSearched = false;
+
+  constructor(configuration: Configuration, options: ProveOptions, given: Learnt) {
+    this.configuration = configuration;
+    this.options = options;
+    this.given = given;
+    const learnt = options.isUnreduced === true ? undefined : given;
+    this.explorer = explorerOf(configuration, learnt);
+    if (configuration.workers === 1 || options.isDeepening === true) return;
+    const data: WorkerData = { configuration, learnt };
+    this.workers = new Workers(configuration.workers, new URL("./search-worker.js", import.meta.url), data);
+  }
+
+  /** Searches up to `depth` events (0: everything), knowing what `given` says of footprints. */
+  search(depth: number, given: Learnt, from: SavedSearch | undefined): Promise<SearchResult> | SearchResult {
+    const { configuration, options, explorer } = this;
+    const limits = { depth, bytes: configuration.searchMegabytes * MEBIBYTE, findsAll: options.findsAll ?? false };
+    if (this.hasSearched) this.beginAgain(given);
+    this.hasSearched = true;
+    if (options.isDeepening === true) return searchDeepening(explorer, limits);
+    const root = { low: explorer.stateLow, high: explorer.stateHigh };
+    const search = new Search(this.workers ?? inline(explorer), limits, from ?? root);
+    return search.run({ progress: this.saver(searchIdentity(configuration, limits.findsAll)) });
+  }
+
+  async close(): Promise<void> {
+    await this.workers?.close();
+  }
+
+  private beginAgain(given: Learnt): void {
+    this.given = given;
+    this.explorer.beginAgain(given);
+    this.workers?.beginAgain(given);
+  }
+
+  /** Tells how far it is, and saves now and then. */
+  private saver(identity: string): (progress: SearchProgress, state: () => SearchState) => boolean {
+    const { progress: listener, saveTo } = this.options;
+    let saved = performance.now();
+    return (progress, state) => {
+      const isStopped = listener?.(progress) ?? false;
+      if (saveTo !== undefined && (isStopped || performance.now() - saved > SAVE_SECONDS * 1000)) {
+        saveSearch(saveTo, identity, { ...state(), given: this.given });
+        saved = performance.now();
+      }
+      return isStopped;
+    };
+  }
+}
+
 /**
  * Searches, again and again until nothing more is learnt of footprints. Bad limits are the configuration's matter; an error of the prover itself
  * is thrown.
  */
 export async function prove(configuration: Configuration, options: ProveOptions = {}): Promise<Verdict> {
   let given: Learnt = options.from?.given ?? [];
-  let { from } = options;
-  let executions = 0;
-  // The first searches are for learning: a few events suffice.
-  let isLearning =
-    options.from === undefined && options.isUnreduced !== true && !(configuration.depth > 0 && configuration.depth <= LEARNING_DEPTH);
-  for (let passes = 1; ; passes++) {
-    const bounded = isLearning ? { ...configuration, depth: LEARNING_DEPTH } : configuration;
-    const { result, foundBefore } = await search(bounded, options, from, options.isUnreduced === true ? undefined : given);
-    executions += result.executions;
-    from = undefined;
-    const known = given.length;
-    given = [...new Set([...given, ...result.learnt])].sort((a, b) => a - b);
-    if (isLearning && result.end !== "memory" && result.end !== "stopped") {
-      isLearning = given.length > known;
-      continue;
-    }
-    if (given.length === known || result.end === "memory" || result.end === "stopped") {
-      const missing = missingOccurrences(configuration, result.occurred);
-      return {
-        configuration,
-        ...judged(result, missing, foundBefore),
-        foundBefore,
-        result,
-        passes,
-        executions,
-        missing,
-        collision: collisionProbability(result.states),
-      };
-    }
-  }
-}
-
-async function search(
-  configuration: Configuration,
-  options: ProveOptions,
-  from: SavedSearch | undefined,
-  learnt: Learnt | undefined,
-): Promise<{ readonly result: SearchResult; readonly foundBefore: readonly string[] }> {
-  const { depth, searchMegabytes, workers } = configuration;
-  const limits = { depth, bytes: searchMegabytes * MEBIBYTE, findsAll: options.findsAll ?? false };
-  const explorer = explorerOf(configuration, learnt);
-  const { foundBefore } = explorer;
-  if (options.isDeepening === true) return { result: searchDeepening(explorer, limits), foundBefore };
-  const root = { low: explorer.stateLow, high: explorer.stateHigh };
-  const data: WorkerData = { configuration, learnt };
-  const pool = workers > 1 ? new Workers(workers, new URL("./search-worker.js", import.meta.url), data) : undefined;
-  const identity = searchIdentity(configuration, limits.findsAll);
-  let saved = performance.now();
+  const prover = new Prover(configuration, options, given);
   try {
-    const result = await new Search(pool ?? inline(explorer), limits, from ?? root).run({
-      progress: (state) => {
-        const isStopped = options.progress?.(state) ?? false;
-        const isDue = isStopped || performance.now() - saved > SAVE_SECONDS * 1000;
-        if (options.saveTo !== undefined && isDue) {
-          saveSearch(options.saveTo, identity, { ...state, given: learnt ?? [] });
-          saved = performance.now();
-        }
-        return isStopped;
-      },
-    });
-    return { result, foundBefore };
+    let { from } = options;
+    let executions = 0;
+    const { depth } = configuration;
+    // The first searches are for learning: a few events suffice.
+    let isLearning = from === undefined && options.isUnreduced !== true && !(depth > 0 && depth <= LEARNING_DEPTH);
+    for (let passes = 1; ; passes++) {
+      const result = await prover.search(isLearning ? LEARNING_DEPTH : depth, given, from);
+      executions += result.executions;
+      from = undefined;
+      const known = given.length;
+      given = [...new Set([...given, ...result.learnt])].sort((a, b) => a - b);
+      const isCutShort = result.end === "memory" || result.end === "stopped";
+      if (isLearning && !isCutShort) {
+        isLearning = given.length > known;
+        continue;
+      }
+      if (given.length > known && !isCutShort) continue;
+      const { foundBefore } = prover.explorer;
+      const missing = missingOccurrences(configuration, result.occurred);
+      const collision = collisionProbability(result.states);
+      return { configuration, ...judged(result, missing, foundBefore), foundBefore, result, passes, executions, missing, collision };
+    }
   } finally {
-    await pool?.close();
+    await prover.close();
   }
 }
 

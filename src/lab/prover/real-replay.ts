@@ -3,8 +3,8 @@
 import { InvariantError, OWNER_NONE } from "../../hardware/index.ts";
 import type { SimulatedCpu } from "../../machine/index.ts";
 import { describeViolation, type Violation } from "../properties/index.ts";
+import { signatureOf } from "../signature.ts";
 import { heldWords, STRUCTURES } from "./cpu-words.ts";
-import { signatureOf } from "./event-explorer.ts";
 import { leaked } from "./leaked.ts";
 import { RealSystem } from "./real-system.ts";
 import type { Replay, ReplayInjection } from "./replay-file.ts";

@@ -3,12 +3,19 @@ import { parentPort, workerData } from "node:worker_threads";
 import { fail } from "../../hardware/index.ts";
 import { Expander } from "./expander.ts";
 import { explorerOf, type WorkerData } from "./prove.ts";
-import type { WorkerAnswer, WorkerRequest } from "./workers.ts";
+import type { WorkerAnswer, WorkerBeginning, WorkerRequest } from "./workers.ts";
 
 const port = parentPort ?? fail("the search worker was not started as a worker");
 const { configuration, learnt } = workerData as WorkerData; // what prove() put there
-const expander = new Expander(explorerOf(configuration, learnt));
-port.on("message", ({ number, paths }: WorkerRequest) => {
+const explorer = explorerOf(configuration, learnt);
+let expander = new Expander(explorer);
+port.on("message", (message: WorkerRequest | WorkerBeginning) => {
+  if ("learnt" in message) {
+    explorer.beginAgain(message.learnt);
+    expander = new Expander(explorer);
+    return;
+  }
+  const { number, paths } = message;
   let answer: WorkerAnswer;
   try {
     answer = { number, expansion: expander.expand(paths) };

@@ -9,7 +9,7 @@ import { searchDeepening } from "./deepening.ts";
 import { decodeStart, type EventCode, encodeInjection, encodeStart } from "./event-code.ts";
 import { Expander } from "./expander.ts";
 import type { Explorable, Finding, Visitor } from "./explorable.ts";
-import { type Expanders, Search, type SearchResult, type SearchState } from "./search.ts";
+import { type Expanders, Search, type SearchResult } from "./search.ts";
 import { collisionProbability, Visited } from "./visited.ts";
 
 /**
@@ -143,9 +143,9 @@ test("a search that was stopped goes on from its file to the same end, from ever
   for (let stopAfter = 1; stopAfter < pieces; stopAfter++) {
     let seen = 0;
     const stopped = await new Search(inline(1), whole, root).run({
-      progress: (state: SearchState) => {
+      progress: (_progress, state) => {
         seen++;
-        if (seen === stopAfter) saveSearch(file, "toy", { ...state, given: [] });
+        if (seen === stopAfter) saveSearch(file, "toy", { ...state(), given: [] });
         return seen === stopAfter;
       },
     });

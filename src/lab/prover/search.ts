@@ -71,9 +71,15 @@ export interface SearchResult {
   readonly learnt: Learnt;
 }
 
+/** How far a search is. */
+export type SearchProgress = Pick<SearchState, "layerStart" | "layerEnd" | "next" | "depth" | "executions"> & {
+  readonly states: number;
+  readonly found: number;
+};
+
 export interface SearchListener {
-  /** After each piece; true: stop here. */
-  progress(state: SearchState, visited: Visited): boolean;
+  /** After each piece; `state` is for whoever wants to go on later. True: stop here. */
+  progress(progress: SearchProgress, state: () => SearchState): boolean;
 }
 
 const LEAST_PIECE = 1;
@@ -89,6 +95,12 @@ function injections(found: Found): number {
 /** Fewer events first, then fewer injections. */
 export function compareFound(a: Found, b: Found): number {
   return a.path.length - b.path.length || injections(a) - injections(b);
+}
+
+/** Of each signature, the shortest. */
+export function keepShortest(all: Map<string, Found>, found: Found): void {
+  const known = all.get(found.finding.signature);
+  if (known === undefined || compareFound(found, known) < 0) all.set(found.finding.signature, found);
 }
 
 export class Search {
@@ -155,7 +167,7 @@ export class Search {
       for (const successor of successors) this.takeIn(piece.first, successor);
       this.next = piece.end;
       if (this.tree.bytes + this.visited.bytes > limits.bytes) end = "memory";
-      if (listener?.progress(this.state(), this.visited) === true) end = "stopped";
+      if (listener?.progress(this.progress(), () => this.state()) === true) end = "stopped";
     }
     // Nobody waits for these any more; they must not be lost silently.
     await Promise.all(pending.map((piece) => piece.expansion));
@@ -176,9 +188,12 @@ export class Search {
       if (this.visited.add(low, high)) this.tree.add(parent, event, low, high);
       return;
     }
-    const known = this.found.get(finding.signature);
-    const found: Found = { path: [...this.tree.path(parent), event], finding };
-    if (known === undefined || compareFound(found, known) < 0) this.found.set(finding.signature, found);
+    keepShortest(this.found, { path: [...this.tree.path(parent), event], finding });
+  }
+
+  private progress(): SearchProgress {
+    const { layerStart, layerEnd, next, depth, executions } = this;
+    return { layerStart, layerEnd, next, depth, executions, states: this.tree.size, found: this.found.size };
   }
 
   private state(): SearchState {

@@ -99,19 +99,20 @@ export class System {
   }
 
   /** What can begin at the present edge, in a fixed order. */
-  choices(into: EventChoice[]): void {
-    into.length = 0;
+  choices(): readonly EventChoice[] {
+    const choices: EventChoice[] = [];
     for (const cpu of this.machine.cpus) {
       if (cpu.state.activity === "parked") continue;
       if (this.isSuspended(cpu) || (cpu.canRun && this.hasPending(cpu))) {
-        into.push({ cpu: cpu.id, operation: CONTINUE });
+        choices.push({ cpu: cpu.id, operation: CONTINUE });
         continue;
       }
       const memory = this.deciding(cpu);
       for (const { name, operation } of this.operations) {
-        if (this.isPossible(cpu, memory, operation)) into.push({ cpu: cpu.id, operation: name });
+        if (this.isPossible(cpu, memory, operation)) choices.push({ cpu: cpu.id, operation: name });
       }
     }
+    return choices;
   }
 
   /** The CPU will do that. */

@@ -7,13 +7,6 @@ import type { EventChoice, System } from "./system.ts";
 /** Injections are made within this many steps of an event's beginning. */
 const FURTHEST_STEP = 300;
 
-/** What can begin now. */
-export function choicesOf(system: System): readonly EventChoice[] {
-  const choices: EventChoice[] = [];
-  system.choices(choices);
-  return choices;
-}
-
 /**
  * Walks for `events` events, or until every operation was done: what was not done yet first, then at random. Stops where nobody can go on.
  * @returns the operations that were done
@@ -27,7 +20,7 @@ export function walk(
   const random = new Random(1);
   const done = new Set<string>();
   for (let event = 0; event < events; event++) {
-    const choices = choicesOf(system);
+    const choices = system.choices();
     if (choices.length === 0) break;
     const choice = choices.find(({ operation }) => !done.has(operation)) ?? choices[random.next() % choices.length] ?? fail("no choice");
     if (isInterrupted) {

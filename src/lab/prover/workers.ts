@@ -3,12 +3,16 @@ import { Worker } from "node:worker_threads";
 import { fail } from "../../hardware/index.ts";
 import type { EventCode } from "./event-code.ts";
 import type { Expansion } from "./expander.ts";
+import type { Learnt } from "./footprint.ts";
 import type { Expanders } from "./search.ts";
 
-/** What a worker is sent, and what it answers. */
+/** What a worker is sent: states to expand, which it answers, or what is known of footprints when another search begins. */
 export interface WorkerRequest {
   readonly number: number;
   readonly paths: readonly (readonly EventCode[])[];
+}
+export interface WorkerBeginning {
+  readonly learnt: Learnt;
 }
 
 export interface WorkerAnswer {
@@ -51,6 +55,12 @@ export class Workers implements Expanders {
       this.queue.push({ number, paths });
       this.handOut();
     });
+  }
+
+  /** Another search begins. Not while anything is expanded. */
+  beginAgain(learnt: Learnt): void {
+    const beginning: WorkerBeginning = { learnt };
+    for (const worker of this.workers) worker.postMessage(beginning);
   }
 
   /** Ends the workers. */

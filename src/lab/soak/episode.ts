@@ -36,6 +36,7 @@ import {
 import { hltExit, type ResidueCpu, ResidueMachine } from "../../residue/index.ts";
 import { checkedObserver, ResidueCheck } from "../check/index.ts";
 import { type Census, censusDifference } from "../properties/index.ts";
+import { signatureOf } from "../signature.ts";
 import { call, FILES, NR } from "./actions.ts";
 import { ALL_ACTIONS } from "./generator.ts";
 import { GUEST_EXITS } from "./guest-actions.ts";
@@ -98,15 +99,8 @@ interface Pending {
   steps: number;
 }
 
-/** A message without what differs from run to run: addresses and numbers. */
-function signatureOf(message: string): string {
-  return message
-    .replace(/-?0x[0-9a-f]+/g, "#")
-    .replace(/\d+/g, "#")
-    .slice(0, 160);
-}
-
 const MOST_CALLERS = 12;
+const MOST_SIGNATURE = 160;
 
 function callersOf(error: Error): readonly string[] {
   const names = [...(error.stack ?? "").matchAll(/at (?:new )?(?:[\w$]+\.)?([\w$]+) .*[/\\]kernel[/\\]/g)].map((match) => match[1] ?? "?");
@@ -373,7 +367,7 @@ export function runEpisode(script: Script, options: EpisodeOptions = {}): Episod
     if (leaked !== undefined) fail(`S9: leaked: ${leaked}`);
   } catch (error) {
     if (!(error instanceof Error)) throw error;
-    failure = { signature: signatureOf(error.message), message: error.message, callers: callersOf(error) };
+    failure = { signature: signatureOf(error.message).slice(0, MOST_SIGNATURE), message: error.message, callers: callersOf(error) };
   }
   return {
     events: episode?.events ?? 0,
