@@ -1,17 +1,11 @@
 // `cordon check --diff A --with B`: two presets or command lines beside each other.
-import { type Configuration, eventText, judgeSide, type OperationCost, operationNames, type Side } from "../lab/index.ts";
+import { type Configuration, eventLines, judgeSide, operationNames, type Side, type TransitionCounts } from "../lab/index.ts";
 import { table } from "./table.ts";
 
-const NOTHING: OperationCost = { transitions: 0, controlFlushes: 0, dataFlushes: 0, returnStackFills: 0 };
-
-function costText(cost: OperationCost | undefined): string {
+function costText(cost: TransitionCounts | undefined): string {
   if (cost === undefined) return "not possible twice";
   const { transitions, controlFlushes, dataFlushes, returnStackFills } = cost;
   return `${transitions} / ${controlFlushes} / ${dataFlushes} / ${returnStackFills}`;
-}
-
-function isAlike(a: OperationCost = NOTHING, b: OperationCost = NOTHING): boolean {
-  return costText(a) === costText(b);
 }
 
 /** What `loser` violates and `other` does not, with the shortest witness. */
@@ -20,10 +14,7 @@ function lostText(configuration: Configuration, loser: Side, other: Side): strin
   const names = operationNames(configuration);
   const lost = loser.verdict.result.found.filter(({ finding }) => !kept.has(finding.signature));
   if (lost.length === 0) return `\n${loser.name}: loses nothing that ${other.name} keeps\n`;
-  const stories = lost.map(({ path, finding }) => {
-    const events = path.map((code, i) => `    ${i + 1}. ${eventText(names, code)}\n`).join("");
-    return `  ${finding.message}\n${events}`;
-  });
+  const stories = lost.map(({ path, finding }) => `  ${finding.message}\n${eventLines(names, path, "    ")}`);
   return `\n${loser.name} loses:\n${stories.join("")}`;
 }
 
@@ -33,8 +24,8 @@ export async function checkDifference(configuration: Configuration, one: string,
   const b = await judgeSide(configuration, other);
   const operations = [...new Set([...a.costs.keys(), ...b.costs.keys()])];
   const rows = operations.map((operation) => {
-    const [x, y] = [a.costs.get(operation), b.costs.get(operation)];
-    return [operation, costText(x), costText(y), isAlike(x, y) ? "" : "differs"];
+    const [x, y] = [costText(a.costs.get(operation)), costText(b.costs.get(operation))];
+    return [operation, x, y, x === y ? "" : "differs"];
   });
   const verdicts = [a, b].map(({ name, verdict }) => `${name}: ${verdict.outcome}, ${verdict.result.states} states\n`).join("");
   const head = "each operation, the second time: transitions / prediction barriers / data flushes / return-stack fills";

@@ -1,12 +1,11 @@
 // A verdict in words and tables.
-import { eventText, type Found, operationNames, type Verdict } from "../lab/index.ts";
+import { eventLines, type Found, operationNames, type Verdict } from "../lab/index.ts";
 import { table } from "./table.ts";
 
 const OUTCOMES = { proved: "proved within the bounds", refuted: "REFUTED", incomplete: "incomplete" } as const;
 
 function foundText(names: readonly string[], { path, finding }: Found): string {
-  const events = path.map((code, i) => `  ${i + 1}. ${eventText(names, code)}\n`).join("");
-  return `\n${finding.message}\n${events}`;
+  return `\n${finding.message}\n${eventLines(names, path, "  ")}`;
 }
 
 /** What was found and what was covered: the same for the same configuration. */

@@ -38,3 +38,4 @@ export {
   shrink,
   soak,
 } from "./soak/index.ts";
+export type { TransitionCounts } from "./transition-counts.ts";

@@ -2,35 +2,13 @@
 // trace points on the simulated machine. Counts, not times: the same on every host.
 import { SYS } from "../abi/index.ts";
 import { type CpuModel, fail, PUPPET_STATE, type Puppet, silentObserver } from "../hardware/index.ts";
-import {
-  ASI_OPTIONS,
-  buildKernelImage,
-  FLUSH_CONTROL,
-  type ProcessConfig,
-  TRACE_ASI_ENTER,
-  TRACE_ASI_EXIT,
-  TRACE_FLUSH,
-  TRACE_L1D_FLUSH,
-  TRACE_RETURN_STACK_FILLED,
-  TRACE_SYSCALL,
-  TRACE_TLB_KEPT,
-  TRACE_VM_EXIT,
-} from "../kernel/index.ts";
+import { ASI_OPTIONS, buildKernelImage, type ProcessConfig, TRACE_SYSCALL, TRACE_VM_EXIT } from "../kernel/index.ts";
 import { SimulatedMachine } from "../machine/index.ts";
 import { encodeVmmArguments, type GuestImage, VMM_PUPPET, vmmPuppet } from "../vmm/index.ts";
+import { TransitionCounter, type TransitionCounts } from "./transition-counts.ts";
 
 /** What happened during `OPERATIONS` operations of a workload. */
-export interface OptionCounts {
-  /** Into and out of restricted address spaces, or from one to another. */
-  readonly transitions: number;
-  /** Prediction barriers. */
-  readonly controlFlushes: number;
-  readonly returnStackFills: number;
-  /** Of L1D and buffers, KVM's own included. */
-  readonly dataFlushes: number;
-  /** CR3 writes of transitions that dropped translations. */
-  readonly tlbFlushes: number;
-}
+export type OptionCounts = TransitionCounts;
 
 export interface OptionRow {
   readonly workload: string;
@@ -101,23 +79,14 @@ const WORKLOADS: readonly Workload[] = [
 /** Runs one workload with `commandLine`. */
 function measure(workload: Workload, model: CpuModel, commandLine: string): OptionCounts {
   let operations = 0;
-  const counts = { transitions: 0, controlFlushes: 0, returnStackFills: 0, dataFlushes: 0, tlbFlushes: 0 };
+  const counter = new TransitionCounter();
   const count = (event: number, a: number): void => {
     if (event === workload.operation) {
       operations++;
       if (operations === WARM_UP + OPERATIONS) machine.stop({ kind: "limit" });
     }
     if (operations <= WARM_UP || operations > WARM_UP + OPERATIONS) return;
-    if (event === TRACE_ASI_ENTER || event === TRACE_ASI_EXIT) {
-      counts.transitions++;
-      counts.tlbFlushes++;
-    } else if (event === TRACE_TLB_KEPT) counts.tlbFlushes--;
-    else if (event === TRACE_RETURN_STACK_FILLED) counts.returnStackFills++;
-    else if (event === TRACE_L1D_FLUSH) counts.dataFlushes++;
-    else if (event === TRACE_FLUSH) {
-      if (a === FLUSH_CONTROL) counts.controlFlushes++;
-      else counts.dataFlushes++;
-    }
+    counter.hear(event, a);
   };
   const machine: SimulatedMachine = new SimulatedMachine({
     model,
@@ -140,7 +109,7 @@ function measure(workload: Workload, model: CpuModel, commandLine: string): Opti
   });
   machine.run(LIMIT);
   if (operations < WARM_UP + OPERATIONS) fail(`${workload.name} with ${commandLine}: ${operations} operations`);
-  return counts;
+  return counter.counts();
 }
 
 /** Rows for preset cordon, for each option alone as cordon-fast has it, and for all together; workload by workload. */

@@ -1,32 +1,17 @@
 // What two presets or command lines differ in: what each operation costs under both, and which properties each loses, with the shortest witness.
-import {
-  FLUSH_CONTROL,
-  PRESETS,
-  TRACE_ASI_ENTER,
-  TRACE_ASI_EXIT,
-  TRACE_FLUSH,
-  TRACE_L1D_FLUSH,
-  TRACE_RETURN_STACK_FILLED,
-} from "../../kernel/index.ts";
+import { PRESETS } from "../../kernel/index.ts";
+import { TransitionCounter, type TransitionCounts } from "../transition-counts.ts";
 import type { Configuration } from "./configuration.ts";
 import { operationNames } from "./operations.ts";
 import { prove, type Verdict } from "./prove.ts";
 import { System } from "./system.ts";
 
-/** Of one operation, when the one before it was the same. */
-export interface OperationCost {
-  readonly transitions: number;
-  readonly controlFlushes: number;
-  readonly dataFlushes: number;
-  readonly returnStackFills: number;
-}
-
 export interface Side {
   /** As it was asked for: a preset, or a command line. */
   readonly name: string;
   readonly verdict: Verdict;
-  /** By operation, of those that can be done twice from the beginning. */
-  readonly costs: ReadonlyMap<string, OperationCost>;
+  /** Of the second time in a row, by operation, of those that can be done twice from the beginning. */
+  readonly costs: ReadonlyMap<string, TransitionCounts>;
 }
 
 /** `base` with what `name` says: a preset, or else the kernel's command line. */
@@ -42,9 +27,9 @@ export async function judgeSide(base: Configuration, name: string): Promise<Side
   return { name, verdict, costs: costsOf(configuration) };
 }
 
-function costsOf(configuration: Configuration): ReadonlyMap<string, OperationCost> {
+function costsOf(configuration: Configuration): ReadonlyMap<string, TransitionCounts> {
   const system = new System(configuration);
-  const costs = new Map<string, OperationCost>();
+  const costs = new Map<string, TransitionCounts>();
   const here = system.machine.mark();
   const checker = system.check.checker.mark();
   for (const operation of operationNames(configuration).slice(1)) {
@@ -57,22 +42,18 @@ function costsOf(configuration: Configuration): ReadonlyMap<string, OperationCos
 }
 
 /** The cost of the second time; undefined where it cannot be done twice. */
-function costOf(system: System, operation: string): OperationCost | undefined {
-  const count = { transitions: 0, controlFlushes: 0, dataFlushes: 0, returnStackFills: 0 };
+function costOf(system: System, operation: string): TransitionCounts | undefined {
+  const counter = new TransitionCounter();
   for (const isCounted of [false, true]) {
     const choice = system.choices().find((one) => one.cpu === 0 && one.operation === operation);
     if (choice === undefined) return undefined;
     system.onTrace = (event, a) => {
-      if (!isCounted) return;
-      if (event === TRACE_ASI_ENTER || event === TRACE_ASI_EXIT) count.transitions++;
-      else if (event === TRACE_FLUSH && a === FLUSH_CONTROL) count.controlFlushes++;
-      else if (event === TRACE_FLUSH || event === TRACE_L1D_FLUSH) count.dataFlushes++;
-      else if (event === TRACE_RETURN_STACK_FILLED) count.returnStackFills++;
+      if (isCounted) counter.hear(event, a);
     };
     system.begin(choice);
     const end = system.runEvent(choice);
     system.onTrace = undefined;
     if (end !== "edge") return undefined;
   }
-  return count;
+  return counter.counts();
 }

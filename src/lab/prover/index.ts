@@ -2,7 +2,7 @@ export { loadSearch } from "./checkpoint.ts";
 export { type Configuration, kernelCommandLine } from "./configuration.ts";
 export { CONFIGURATION_FLAGS, namedConfiguration, parseConfiguration, withFlags } from "./configuration-file.ts";
 export { checkSchema } from "./configuration-schema.ts";
-export { judgeSide, type OperationCost, type Side } from "./difference.ts";
+export { judgeSide, type Side } from "./difference.ts";
 export { decodeInjection, decodeStart, type EventCode } from "./event-code.ts";
 export { EventExplorer } from "./event-explorer.ts";
 export { INJECTION_KINDS, type InjectionKind } from "./injection.ts";
@@ -18,7 +18,7 @@ export { type Happening, type Story, type StoryEvent, tellStory } from "./story.
 export { storyText } from "./story-text.ts";
 export { type EventChoice, type EventEnd, System } from "./system.ts";
 export {
-  eventText,
+  eventLines,
   judgeAll,
   OPTION_CONFIGURATIONS,
   OPTION_SUBJECTS,

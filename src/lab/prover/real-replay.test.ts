@@ -1,31 +1,19 @@
 import { deepEqual, equal, match } from "node:assert/strict";
 import { test } from "node:test";
-import { fail, findCpuModel } from "../../hardware/index.ts";
-import type { Configuration } from "./configuration.ts";
-import { namedConfiguration } from "./configuration-file.ts";
 import { type EventCode, encodeInjection, encodeStart } from "./event-code.ts";
 import { INJECTION_KINDS } from "./injection.ts";
 import { type RealReplay, replayReal } from "./real-replay.ts";
 import { replayEvents } from "./replay-file.ts";
 import type { Found } from "./search.ts";
+import { FORGOTTEN_TRAINING, FORGOTTEN_TRAINING_SIGNATURE } from "./testing-configuration.ts";
 
-/** As posted, the training of a process without a domain of its own is forgotten when another mm is loaded (spec 2.5). */
-const CONFIGURATION: Configuration = {
-  ...namedConfiguration("small-kvm"),
-  preset: "rfc-v2",
-  model: findCpuModel("skx") ?? fail("no CPU model skx"),
-  operations: ["KVM_RUN HLT", "sched_yield"],
-  commandLine: "asi=on mitigations=off kvm-intel.vmentry_l1d_flush=never asi_userspace=off",
-  properties: ["S1"],
-};
 const RUN_GUEST = encodeStart(0, 1);
 const YIELD = encodeStart(0, 2);
-const SIGNATURE = "S1 branch target buffer mm # (sensitive) the restricted kernel runs with training that it refuses";
 const NMI = INJECTION_KINDS.indexOf("nmi sensitive");
 
-function real(path: readonly EventCode[], signature = SIGNATURE): RealReplay {
+function real(path: readonly EventCode[], signature = FORGOTTEN_TRAINING_SIGNATURE): RealReplay {
   const found: Found = { path, finding: { signature, message: "" } };
-  return replayReal({ configuration: CONFIGURATION, events: replayEvents(CONFIGURATION, path), found });
+  return replayReal({ configuration: FORGOTTEN_TRAINING, events: replayEvents(FORGOTTEN_TRAINING, path), found });
 }
 
 test("a counterexample of S1 is reproduced with real code, its injection at the same place, and the entries that leak are shown", () => {

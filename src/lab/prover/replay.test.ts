@@ -2,31 +2,27 @@ import { deepEqual, equal, throws } from "node:assert/strict";
 import { test } from "node:test";
 import { fail, findCpuModel, UsageError } from "../../hardware/index.ts";
 import { type Configuration, withoutFeatures } from "./configuration.ts";
-import { namedConfiguration } from "./configuration-file.ts";
 import { encodeInjection, encodeStart } from "./event-code.ts";
 import { INJECTION_KINDS, type InjectionKind } from "./injection.ts";
 import { minimise, Replayer } from "./replay.ts";
 import { formatReplay, parseReplay } from "./replay-file.ts";
 import type { Found } from "./search.ts";
+import { FORGOTTEN_TRAINING, FORGOTTEN_TRAINING_SIGNATURE } from "./testing-configuration.ts";
 
-/** As posted, the training of a process without a domain of its own is forgotten when another mm is loaded (spec 2.5). */
+/** With more than most configurations say, so that all of it is seen to be kept. */
 const CONFIGURATION: Configuration = {
-  ...namedConfiguration("small-kvm"),
+  ...FORGOTTEN_TRAINING,
   name: "forgotten training",
-  preset: "rfc-v2",
   model: withoutFeatures(findCpuModel("skx") ?? fail("no CPU model skx"), ["RTM"]),
   options: { noflush: true },
   operations: ["KVM_RUN HLT", "KVM_RUN VMCALL", "sched_yield"],
-  commandLine: "asi=on mitigations=off kvm-intel.vmentry_l1d_flush=never asi_userspace=off",
-  properties: ["S1"],
 };
 const RUN_GUEST = encodeStart(0, 1);
 const YIELD = encodeStart(0, 3);
 const injection = (at: number, kind: InjectionKind): number => encodeInjection(at, INJECTION_KINDS.indexOf(kind));
-const SIGNATURE = "S1 branch target buffer mm # (sensitive) the restricted kernel runs with training that it refuses";
 const FOUND: Found = {
   path: [[YIELD], [RUN_GUEST, injection(60, "nmi sensitive")]],
-  finding: { signature: SIGNATURE, message: "training of another process" },
+  finding: { signature: FORGOTTEN_TRAINING_SIGNATURE, message: "training of another process" },
 };
 
 test("a replay file holds the whole configuration, the events by name and the finding, and reads back as it was", () => {
@@ -137,5 +133,5 @@ test("a replay says whether the finding came again, and why not; what the findin
   );
   const short = minimise(CONFIGURATION, FOUND);
   deepEqual(short.path, [[RUN_GUEST]]);
-  equal(short.finding.signature, SIGNATURE);
+  equal(short.finding.signature, FORGOTTEN_TRAINING_SIGNATURE);
 });

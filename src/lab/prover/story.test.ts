@@ -1,28 +1,17 @@
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { test } from "node:test";
-import { fail, findCpuModel } from "../../hardware/index.ts";
-import type { Configuration } from "./configuration.ts";
-import { namedConfiguration } from "./configuration-file.ts";
 import { encodeInjection, encodeStart } from "./event-code.ts";
 import { INJECTION_KINDS } from "./injection.ts";
 import { tellStory } from "./story.ts";
 import { storyText } from "./story-text.ts";
+import { FORGOTTEN_TRAINING } from "./testing-configuration.ts";
 
-/** As posted, the training of a process without a domain of its own is forgotten when another mm is loaded (spec 2.5). */
-const CONFIGURATION: Configuration = {
-  ...namedConfiguration("small-kvm"),
-  preset: "rfc-v2",
-  model: findCpuModel("skx") ?? fail("no CPU model skx"),
-  operations: ["KVM_RUN HLT", "sched_yield"],
-  commandLine: "asi=on mitigations=off kvm-intel.vmentry_l1d_flush=never asi_userspace=off",
-  properties: ["S1"],
-};
 const RUN_GUEST = encodeStart(0, 1);
 const EXPECTED = { signature: "", message: "" };
 
 test("a story says what happened in kernel terms, where, and whose leftover it ends with", () => {
   const nmi = encodeInjection(60, INJECTION_KINDS.indexOf("nmi sensitive"));
-  const story = tellStory(CONFIGURATION, { path: [[RUN_GUEST, nmi]], finding: EXPECTED });
+  const story = tellStory(FORGOTTEN_TRAINING, { path: [[RUN_GUEST, nmi]], finding: EXPECTED });
   const [event] = story.events;
   deepEqual(
     event?.happenings.slice(0, 4).map(({ kind, what, functions }) => [kind, what, functions[0]]),
@@ -61,7 +50,7 @@ test("a story says what happened in kernel terms, where, and whose leftover it e
 });
 
 test("a story of events that find nothing says so", () => {
-  const story = tellStory({ ...CONFIGURATION, properties: ["S9"] }, { path: [[RUN_GUEST]], finding: EXPECTED });
+  const story = tellStory({ ...FORGOTTEN_TRAINING, properties: ["S9"] }, { path: [[RUN_GUEST]], finding: EXPECTED });
   equal(story.end.detail, "nothing was found");
   ok(story.events[0]?.happenings.some(({ what }) => what === "VM exit: HLT"));
 });

@@ -77,7 +77,7 @@ export async function judgeAll(
 }
 
 /** One event: who does what, and what is injected where. */
-export function eventText(names: readonly string[], code: EventCode): string {
+function eventText(names: readonly string[], code: EventCode): string {
   const [start = 0, ...injections] = code;
   const { cpu, operation } = decodeStart(start);
   const injected = injections.map((one) => {
@@ -86,6 +86,11 @@ export function eventText(names: readonly string[], code: EventCode): string {
     return name === "failure" ? `allocation ${at} fails` : `${name} before step ${at}`;
   });
   return `cpu ${cpu}: ${names[operation] ?? "?"}${injected.length === 0 ? "" : ` (${injected.join(", ")})`}`;
+}
+
+/** The events in their order, a line each. */
+export function eventLines(names: readonly string[], path: readonly EventCode[], indent = ""): string {
+  return path.map((code, i) => `${indent}${i + 1}. ${eventText(names, code)}\n`).join("");
 }
 
 function covered({ result }: Verdict): string {
@@ -103,8 +108,7 @@ export function tableText(cells: readonly Cell[]): string {
   const stories = cells.flatMap(({ subject, configuration, verdict }) =>
     verdict.result.found.map(({ path, finding }) => {
       const names = operationNames(verdict.configuration);
-      const events = path.map((code, i) => `${i + 1}. ${eventText(names, code)}`).join("\n");
-      return `**${configuration}, ${subject}.** ${finding.message}\n\n${events}\n`;
+      return `**${configuration}, ${subject}.** ${finding.message}\n\n${eventLines(names, path)}`;
     }),
   );
   const head = "| configuration | what | verdict | covered | states | executions |\n|---|---|---|---|---|---|";
