@@ -2,7 +2,7 @@
 // make a difference, then with a second one behind it, and so on.
 import { fail, InvariantError, RFLAGS_IF } from "../../hardware/index.ts";
 import type { Mark, ResidueCpu } from "../../residue/index.ts";
-import { describeViolation } from "../properties/index.ts";
+import { describeViolation, type Violation } from "../properties/index.ts";
 import { signatureOf } from "../signature.ts";
 import { raiseInterrupt, raiseMachineCheck } from "./deliveries.ts";
 import { decodeInjection, decodeStart, type EventCode, encodeInjection, encodeStart } from "./event-code.ts";
@@ -43,6 +43,11 @@ interface Position {
   kinds: readonly number[];
 }
 
+function findingOf(violation: Violation): Finding {
+  const { property, structure, owner, detail } = violation;
+  return { signature: `${property} ${signatureOf(`${structure} ${owner} ${detail}`)}`, message: describeViolation(violation) };
+}
+
 export class EventExplorer implements Explorable {
   readonly system: System;
   private readonly bounds: Bounds;
@@ -66,7 +71,7 @@ export class EventExplorer implements Explorable {
   /** Of the handler that was injected last: how deep the path was before it. */
   private handlerDepth = Number.POSITIVE_INFINITY;
   private readonly footprint: Footprint;
-  /** What was violated while the processes set up, before anything is explored. */
+  /** What was violated while the processes set up, before anything is explored: the first of each signature. */
   readonly foundBefore: readonly string[];
   private readonly isReduced: boolean;
   private readonly root: number;
@@ -83,7 +88,8 @@ export class EventExplorer implements Explorable {
     this.kinds = [...delivered, ...(bounds.switches > 0 ? (["switch"] as const) : [])].map((kind) => INJECTION_KINDS.indexOf(kind));
     this.seen = Array.from({ length: bounds.injectionsPerEvent + 1 }, () => new Visited());
     const { violations } = system.check.checker;
-    this.foundBefore = violations.map(describeViolation);
+    const before = violations.toReversed().map(findingOf);
+    this.foundBefore = [...new Map(before.map(({ signature, message }) => [signature, message])).values()].reverse();
     violations.length = 0;
     system.check.onStep = (cpu) => this.beforeStep(cpu);
     this.root = this.mark();
@@ -218,10 +224,7 @@ export class EventExplorer implements Explorable {
   private violation(): Finding | undefined {
     const { checker } = this.system.check;
     const first = checker.violations[0];
-    if (first !== undefined) {
-      const { property, structure, owner, detail } = first;
-      return { signature: `${property} ${signatureOf(`${structure} ${owner} ${detail}`)}`, message: describeViolation(first) };
-    }
+    if (first !== undefined) return findingOf(first);
     const { warning } = this.system;
     if (warning === undefined) return undefined;
     this.system.warning = undefined;
